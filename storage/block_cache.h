@@ -1,17 +1,18 @@
 // Content blocks of hot parts in memory: one slab of equal slots, filled from a Store on a miss.
 //
-// A slot holds one chunk of all routing layers, [n_layers][2][dim] (storage/record.h), so slots never
-// fragment; a part with n chunks takes n slots, anywhere in the slab. Content is immutable and numbers
-// are never reused, so an entry is never stale; it is only erased.
+// A slot holds one chunk of all routing layers, [n_layers][2][dim] (storage/record.h), so slots
+// never fragment; a part with n chunks takes n slots, anywhere in the slab. Content is immutable
+// and numbers are never reused, so an entry is never stale; it is only erased.
 //
-// Eviction is S3-FIFO ("FIFO queues are all you need for cache eviction", SOSP 2023): newcomers pass
-// through a small queue (a tenth of the slots) and reach the main queue only if they are asked for
-// again, there or within a remembered history of keys. A question that touches a thousand cold
+// Eviction is S3-FIFO ("FIFO queues are all you need for cache eviction", SOSP 2023): newcomers
+// pass through a small queue (a tenth of the slots) and reach the main queue only if they are asked
+// for again, there or within a remembered history of keys. A question that touches a thousand cold
 // documents once therefore cannot push out the hot ones, and a hit only increments a counter.
 //
-// Pinning: a BlockHandle keeps its slots; they are neither reused nor moved until it is gone, also when
-// the part is erased or the cache destroyed meanwhile. When no slot can be freed, or the part is larger
-// than the slab, the handle owns private memory instead: the answer is the same, only uncached.
+// Pinning: a BlockHandle keeps its slots; they are neither reused nor moved until it is gone, also
+// when the part is erased or the cache destroyed meanwhile. When no slot can be freed, or the part
+// is larger than the slab, the handle owns private memory instead: the answer is the same, only
+// uncached.
 //
 // Threads: everything may be called from any thread. Concurrent misses of one part read it once.
 #ifndef MSADB_STORAGE_BLOCK_CACHE_H_
@@ -29,33 +30,34 @@
 
 namespace msadb::storage {
 
-// Where the slab comes from; pinned host memory when there is a GPU. `allocate` returns null when it
-// cannot; memory must be aligned to 64 bytes. Both empty: anonymous pages, touched on first use.
+// Where the slab comes from; pinned host memory when there is a GPU. `allocate` returns null when
+// it cannot; memory must be aligned to 64 bytes. Both empty: anonymous pages, touched on first use.
 struct SlabAllocator {
   std::function<void*(size_t bytes)> allocate;
   std::function<void(void* memory, size_t bytes)> deallocate;
 };
 
 struct BlockCacheOptions {
-  size_t bytes = size_t{512} << 20;  // budget of the slab; rounded down to whole slots, may be 0 slots
-  // Shape of every value that will be cached; n_chunks is ignored. A stored value of another shape is
-  // Corruption.
+  size_t bytes =
+      size_t{512} << 20;  // budget of the slab; rounded down to whole slots, may be 0 slots
+  // Shape of every value that will be cached; n_chunks is ignored. A stored value of another shape
+  // is Corruption.
   TensorShape shape;
-  unsigned fill_threads = 2;          // for Prefetch; 0: Prefetch does nothing
-  size_t prefetch_queue_max = 4096;   // parts waiting; more are dropped
+  unsigned fill_threads = 2;         // for Prefetch; 0: Prefetch does nothing
+  size_t prefetch_queue_max = 4096;  // parts waiting; more are dropped
   SlabAllocator allocator;
 };
 
 struct BlockCacheStats {
   uint64_t capacity_bytes = 0;
-  uint64_t used_bytes = 0;       // slots of entries, pinned ones included
+  uint64_t used_bytes = 0;  // slots of entries, pinned ones included
   uint64_t entries = 0;
-  uint64_t hits = 0;             // Get found the part, or joined a read under way
-  uint64_t misses = 0;           // Get read it from the store
-  uint64_t bypasses = 0;         // of the misses: handed out uncached
-  uint64_t evictions = 0;        // parts
-  uint64_t fill_bytes = 0;       // read from the store, prefetches included
-  uint64_t prefetches = 0;       // parts read by Prefetch
+  uint64_t hits = 0;        // Get found the part, or joined a read under way
+  uint64_t misses = 0;      // Get read it from the store
+  uint64_t bypasses = 0;    // of the misses: handed out uncached
+  uint64_t evictions = 0;   // parts
+  uint64_t fill_bytes = 0;  // read from the store, prefetches included
+  uint64_t prefetches = 0;  // parts read by Prefetch
   uint64_t prefetches_dropped = 0;
 };
 
@@ -98,9 +100,9 @@ class BlockCache {
   BlockCache(const BlockCache&) = delete;
   BlockCache& operator=(const BlockCache&) = delete;
 
-  // The part's blocks, from memory or from the store as of `snapshot` (null: now). The caller asks only
-  // for parts of its own view: a hit is not checked against the snapshot again. NotFound, Corruption,
-  // IOError, ResourceExhausted.
+  // The part's blocks, from memory or from the store as of `snapshot` (null: now). The caller asks
+  // only for parts of its own view: a hit is not checked against the snapshot again. NotFound,
+  // Corruption, IOError, ResourceExhausted.
   Result<BlockHandle> Get(CollectionId collection, Number number,
                           const Snapshot* snapshot = nullptr);
 
@@ -108,11 +110,12 @@ class BlockCache {
   void Prefetch(CollectionId collection, std::span<const Number> numbers,
                 std::shared_ptr<const Snapshot> snapshot = nullptr);
 
-  // Forgets a part or a collection. Call it after the commit that deleted it: reads under way are then
-  // not kept, and later reads through an old snapshot go uncached.
+  // Forgets a part or a collection. Call it after the commit that deleted it: reads under way are
+  // then not kept, and later reads through an old snapshot go uncached.
   void Erase(CollectionId collection, Number number);
   void EraseCollection(CollectionId collection);
-  // Overwrites the free slots with zeros, so that no deleted bytes stay in memory (but pinned ones).
+  // Overwrites the free slots with zeros, so that no deleted bytes stay in memory (but pinned
+  // ones).
   void Scrub();
 
   BlockCacheStats Stats() const;

@@ -7,14 +7,16 @@
 // Three values belong to a part:
 //   record   PartRecord as a FlatBuffer (storage/record.fbs)
 //   routing  routing keys, raw      [n_layers][n_chunks][dim]
-//   blocks   content K and V, raw   [n_chunks][n_layers][2][dim], K before V. One chunk of all layers
+//   blocks   content K and V, raw   [n_chunks][n_layers][2][dim], K before V. One chunk of all
+//   layers
 //            is one fixed-size *slot* (BlockSlotBytes): the unit of the block cache.
 // n_layers counts routing layers; dim is n_kv_heads * head_dim. Storage carries elements as little
 // endian bytes and records their type; conversion is the caller's business.
 //
-// Every stored value starts with an XXH3-64 over the column family, the key and the rest of the value.
-// It is checked on every read, so neither flipped bytes nor a value under the wrong key is ever
-// returned: the reader gets Corruption naming collection and number. docs/format.md has the layouts.
+// Every stored value starts with an XXH3-64 over the column family, the key and the rest of the
+// value. It is checked on every read, so neither flipped bytes nor a value under the wrong key is
+// ever returned: the reader gets Corruption naming collection and number. docs/format.md has the
+// layouts.
 #ifndef MSADB_STORAGE_RECORD_H_
 #define MSADB_STORAGE_RECORD_H_
 
@@ -58,7 +60,8 @@ inline constexpr size_t kKeyBytesMax = 64u << 10;
 inline constexpr size_t kMetadataEntriesMax = 1024;
 inline constexpr size_t kMetadataBytesMax = size_t{16} << 20;  // names and values together
 
-// InvalidArgument when a dimension is 0 or past its bound, or the bytes would exceed kTensorBytesMax.
+// InvalidArgument when a dimension is 0 or past its bound, or the bytes would exceed
+// kTensorBytesMax.
 Result<size_t> RoutingBytes(const TensorShape& shape);  // n_layers * n_chunks * dim elements
 Result<size_t> BlocksBytes(const TensorShape& shape);   // twice that
 // Bytes of one slot, [n_layers][2][dim]. Offset of layer l inside a slot: l * 2 * dim elements.
@@ -72,17 +75,18 @@ struct TensorView {
 
 struct PartRecord {
   // Every part.
-  Number first_number = 0;   // the document's id; this part's number is first_number + part_index
-  uint32_t part_index = 0;   // < part_count
+  Number first_number = 0;  // the document's id; this part's number is first_number + part_index
+  uint32_t part_index = 0;  // < part_count
   uint32_t part_count = 1;
   uint64_t text_offset = 0;  // bytes of the document's text before this part
   std::string text;          // UTF-8
+  uint64_t text_bytes = 0;   // size of the stored text; set by reads, ignored by writes
   uint32_t token_count = 0;
   uint32_t chunk_count = 0;
-  // Sizes of the stored routing and blocks values; WriteSet::PutPart fills them in.
+  // Sizes of the stored routing keys and blocks; set by reads, WriteSet::PutPart stores them.
   uint64_t routing_bytes = 0;
   uint64_t blocks_bytes = 0;
-  int64_t created_us = 0;    // microseconds since 1970-01-01 UTC
+  int64_t created_us = 0;  // microseconds since 1970-01-01 UTC
 
   // First part only (part_index 0); empty in the others.
   std::optional<std::string> key;

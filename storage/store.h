@@ -8,9 +8,9 @@
 //   set.PutPart(*id, *number, record, routing, blocks);
 //   (*store)->Commit(std::move(set));
 //
-// Threads: every method of Store and Snapshot may be called from any thread. A WriteSet belongs to one
-// thread at a time. Readers never wait for writers; commits are serialised inside.
-// Errors: a failed call changed nothing, unless it says otherwise. Codes used throughout:
+// Threads: every method of Store and Snapshot may be called from any thread. A WriteSet belongs to
+// one thread at a time. Readers never wait for writers; commits are serialised inside. Errors: a
+// failed call changed nothing, unless it says otherwise. Codes used throughout:
 //   Corruption         stored bytes are damaged; nothing was read from them
 //   IOError            the operating system refused
 //   ResourceExhausted  no memory, or too little free disk space for an insert
@@ -18,9 +18,10 @@
 //   FailedPrecondition the store is read-only, or belongs to another model
 // No exception leaves this class.
 //
-// Fail-stop: after the first write that RocksDB could not make durable (a failed append, fsync, flush
-// or compaction), the state of the tail of the log is unknown: it may or may not reappear. From then on
-// every write answers Unavailable with the first cause, until the folder is opened again. Reads go on.
+// Fail-stop: after the first write that RocksDB could not make durable (a failed append, fsync,
+// flush or compaction), the state of the tail of the log is unknown: it may or may not reappear.
+// From then on every write answers Unavailable with the first cause, until the folder is opened
+// again. Reads go on.
 //
 // The folder (mode 0700):
 //   MSADB     names the format; written last when a database is created
@@ -117,10 +118,10 @@ struct ColumnFamilyStats {
 struct StoreStats {
   std::vector<ColumnFamilyStats> column_families;
   uint64_t wal_bytes = 0;
-  uint64_t disk_bytes = 0;        // all files of the folder
+  uint64_t disk_bytes = 0;  // all files of the folder
   uint64_t free_disk_bytes = 0;
-  uint64_t memory_bytes = 0;      // memtables, block cache and table readers
-  uint64_t commits = 0;           // ever, in this database
+  uint64_t memory_bytes = 0;  // memtables, block cache and table readers
+  uint64_t commits = 0;       // ever, in this database
   uint64_t open_snapshots = 0;
 };
 
@@ -128,10 +129,10 @@ struct PurgeReport {
   uint64_t disk_bytes_before = 0;
   uint64_t disk_bytes_after = 0;
   uint64_t open_snapshots = 0;
-  // Text, keys and blocks that were deleted but that an open snapshot can still read, so that they
-  // are still on disk. Release the snapshots and purge again.
-  uint64_t bytes_retained_by_snapshots = 0;
-  bool complete() const { return bytes_retained_by_snapshots == 0; }
+  // What was deleted but is still on disk, because an open snapshot or a read under way can still
+  // see it (an estimate of its size, never 0 when there is any). Release them and purge again.
+  uint64_t bytes_retained = 0;
+  bool complete() const { return bytes_retained == 0; }
 };
 
 struct Damage {
@@ -177,28 +178,32 @@ class WriteSet {
   WriteSet& operator=(WriteSet&&) noexcept;
   ~WriteSet();
 
-  // Adds one part: record, routing keys and content blocks, and for part 0 its key and expiry. Copies
-  // everything. `number` was reserved with ReserveNumbers and is record.first_number +
+  // Adds one part: record, routing keys and content blocks, and for part 0 its key and expiry.
+  // Copies everything. `number` was reserved with ReserveNumbers and is record.first_number +
   // record.part_index; both shapes have record.chunk_count chunks.
   // A part 0 with a key takes over that key: delete the document it named before, in this set.
-  // InvalidArgument: shapes, sizes or fields contradict each other. ResourceExhausted: the set would
-  // exceed kWriteSetBytesMax. On error the set is as before.
+  // InvalidArgument: shapes, sizes or fields contradict each other. ResourceExhausted: the set
+  // would exceed kWriteSetBytesMax. On error the set is as before.
   Status PutPart(CollectionId collection, Number number, const PartRecord& record,
                  const TensorView& routing, const TensorView& blocks);
 
-  // Deletes one part; `record` is what Store::ReadPart returned for it (text may be left out only if
-  // its size is not: use PartFields::kAll). Delete all parts of a document in the same set. Add it
-  // after reading under a lock that keeps others from deleting the same part: storage counts what it
-  // is told.
+  // Deletes one part; `record` is what Store::ReadPart returned for it (kNoText suffices). Delete
+  // all parts of a document in the same set. Between that read and the commit nobody else may
+  // delete the part: storage counts what it is told, and refuses with Internal when the count goes
+  // below zero.
   Status DeletePart(CollectionId collection, Number number, const PartRecord& record);
+
+  // Numbers below `next` are never given out again (by a reopened store either), used or not. For
+  // copying a collection with its numbers. Never lowers.
+  Status RaiseNextNumber(CollectionId collection, Number next);
 
   // Small named values of the database itself (model path and the like). An empty value removes it.
   // Names: 1..64 bytes of [a-z0-9_.]; values up to 64 KiB.
   Status PutSetting(std::string_view name, std::string_view value);
 
-  size_t bytes() const;   // what the commit will write to the log, about
+  size_t bytes() const;  // what the commit will write to the log, about
   bool empty() const;
-  bool inserts() const;   // has a PutPart, so the disk headroom applies
+  bool inserts() const;  // has a PutPart, so the disk headroom applies
 
  private:
   friend class StoreImpl;
@@ -225,7 +230,7 @@ class Store {
   // Closes. What was committed under kBuffered is synced first.
   virtual ~Store() = default;
 
-  virtual bool created() const = 0;    // Open made a new database
+  virtual bool created() const = 0;  // Open made a new database
   virtual bool read_only() const = 0;
   virtual const std::string& folder() const = 0;
   // OK, or the Unavailable that every write now answers with.
@@ -236,7 +241,8 @@ class Store {
   virtual std::string model_description() const = 0;
   // OK when the stored identity is `fingerprint`; else FailedPrecondition naming both.
   virtual Status CheckModel(std::string_view fingerprint, std::string_view description) const = 0;
-  // Adopts another identity. The caller has re-encoded everything, or there is nothing to re-encode.
+  // Adopts another identity. The caller has re-encoded everything, or there is nothing to
+  // re-encode.
   virtual Status SetModel(std::string_view fingerprint, std::string_view description) = 0;
   virtual Result<std::string> GetSetting(std::string_view name) const = 0;  // NotFound
 
@@ -253,7 +259,7 @@ class Store {
   virtual Result<std::vector<CollectionInfo>> ListCollections() const = 0;  // ascending name
 
   // --- Writing ---
-  // The first of `count` (1..1,000,000) consecutive numbers that nobody else gets while the store is
+  // The first of `count` (1..2^32) consecutive numbers that nobody else gets while the store is
   // open. Numbers of documents that are then not committed may be given out again after a reopen.
   virtual Result<Number> ReserveNumbers(CollectionId collection, uint64_t count) = 0;
   virtual WriteSet NewWriteSet() = 0;
@@ -265,15 +271,16 @@ class Store {
   virtual Status Sync() = 0;
 
   // --- Reading: as of `snapshot`, or now when it is null ---
-  virtual std::shared_ptr<const Snapshot> TakeSnapshot() = 0;
+  virtual Result<std::shared_ptr<const Snapshot>> TakeSnapshot() = 0;
   // NotFound, Corruption.
   virtual Result<PartRecord> ReadPart(CollectionId collection, Number number,
                                       const Snapshot* snapshot = nullptr,
                                       PartFields fields = PartFields::kAll) const = 0;
   virtual Result<bool> HasPart(CollectionId collection, Number number,
                                const Snapshot* snapshot = nullptr) const = 0;
-  // The id of the document with this key. NotFound. InvalidArgument in the case nobody has seen yet:
-  // another key of the collection has the same 128-bit hash, so that this one cannot be stored.
+  // The id of the document with this key. NotFound. InvalidArgument in the case nobody has seen
+  // yet: another key of the collection has the same 128-bit hash, so that this one cannot be
+  // stored.
   virtual Result<Number> FindKey(CollectionId collection, std::string_view key,
                                  const Snapshot* snapshot = nullptr) const = 0;
   // Calls `use` with the verified value; the view ends with the call.
@@ -283,20 +290,21 @@ class Store {
   virtual Status ReadBlocks(CollectionId collection, Number number, const TensorUse& use,
                             const Snapshot* snapshot = nullptr) const = 0;
 
-  // Parts with number in [first, last], ascending, until `visit` returns false. A damaged value ends
-  // the scan with Corruption naming it.
+  // Parts with number in [first, last], ascending, until `visit` returns false. A damaged value
+  // ends the scan with Corruption naming it.
   using PartVisit = std::function<bool(Number number, PartRecord&& record)>;
   virtual Status ScanParts(CollectionId collection, Number first, Number last,
                            const PartVisit& visit, const Snapshot* snapshot = nullptr,
                            PartFields fields = PartFields::kAll) const = 0;
-  // Routing keys likewise, read ahead in large steps and without filling caches. To rebuild an index
-  // with several threads, give each a range of numbers.
+  // Routing keys likewise, read ahead in large steps and without filling caches. To rebuild an
+  // index with several threads, give each a range of numbers.
   using TensorVisit = std::function<bool(Number number, const TensorView& tensor)>;
   virtual Status ScanRouting(CollectionId collection, Number first, Number last,
-                             const TensorVisit& visit, const Snapshot* snapshot = nullptr) const = 0;
+                             const TensorVisit& visit,
+                             const Snapshot* snapshot = nullptr) const = 0;
   // Documents of all collections whose expires_us <= now_us; at most `limit`.
-  virtual Result<std::vector<ExpiredPart>> FindExpired(int64_t now_us, size_t limit,
-                                                       const Snapshot* snapshot = nullptr) const = 0;
+  virtual Result<std::vector<ExpiredPart>> FindExpired(
+      int64_t now_us, size_t limit, const Snapshot* snapshot = nullptr) const = 0;
 
   // --- Upkeep ---
   // Rewrites the files so that no byte of deleted texts, metadata, keys or blocks is left on disk,
@@ -304,8 +312,9 @@ class Store {
   // deleted since the last one. Readers and writers go on meanwhile; what is deleted after the call
   // began may stay until the next. ResourceExhausted: not enough free space to rewrite.
   virtual Result<PurgeReport> Purge() = 0;
-  // Reads every byte and cross-checks: file checksums, every record, routing and blocks value, keys,
-  // expiry entries and statistics. Damage goes into the report; the Status is about the checking.
+  // Reads every byte and cross-checks: file checksums, every record, routing and blocks value,
+  // keys, expiry entries and statistics. Damage goes into the report; the Status is about the
+  // checking.
   virtual Result<StoreVerifyReport> Verify(const StoreVerifyOptions& options = {}) = 0;
   virtual Result<StoreStats> Stats() const = 0;
   // RocksDB's newest warnings and errors, oldest first, for a bug report. No stored text.
