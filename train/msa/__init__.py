@@ -1,0 +1,1 @@
+"""Memory Sparse Attention in PyTorch: reference, training model and data."""
