@@ -21,8 +21,8 @@
 
 namespace msadb::model {
 
-// How routing compares a query with a routing key (spec section 3, "Cosine or scaled dot"). A memory
-// encoded under one metric cannot be searched with the other.
+// How routing compares a query with a routing key (spec section 3, "Cosine or scaled dot"). A
+// memory encoded under one metric cannot be searched with the other.
 enum class RoutingMetric : uint8_t {
   kCosine,     // both sides L2-normalised per head (the paper; default)
   kScaledDot,  // raw dot product times head_dim^-0.5 (released inference code)
@@ -56,6 +56,10 @@ struct MsaConfig {
   // Positions restart at 0 in every document. False is refused.
   bool rewrite_position = true;
 
+  // Our key `document_tokens_max`: longer documents are stored in parts. 0: the folder does not
+  // say. 0..1,048,576.
+  int document_tokens_max = 0;
+
   // Training only; kept for the record, any value is accepted.
   std::string aux_loss_method = "INFONCE_DECOUPLE";
   double infonce_loss_temp = 0.1;
@@ -73,8 +77,8 @@ struct ModelConfig {
   int head_dim = 0;           // D, even, 2..1024; missing: hidden_size / H
   int vocab_size = 0;         // rows of the embedding, 1..2,000,000; may exceed the tokenizer's
 
-  double rope_theta = 10000.0;  // finite, 1..1e12
-  double rms_norm_eps = 1e-6;   // 0 < eps <= 0.1
+  double rope_theta = 10000.0;      // finite, 1..1e12
+  double rms_norm_eps = 1e-6;       // 0 < eps <= 0.1
   int max_position_embeddings = 0;  // 1..16,777,216; missing: 2048 for llama, else 32,768
   bool tie_word_embeddings = false;
 

@@ -1,12 +1,13 @@
 // Reads weights in the safetensors format, from one file or several shards.
 //
 // Format: 8 bytes little-endian header length n, n bytes of JSON {name: {dtype, shape,
-// data_offsets: [begin, end)}}, then the data; offsets count from the first data byte. The files are
-// untrusted: header <= 8 MiB and <= file - 8, known dtypes only, every size product checked, bytes =
-// shape * dtype, no duplicate name, no gap and no overlap in the data, nothing after its end.
+// data_offsets: [begin, end)}}, then the data; offsets count from the first data byte. The files
+// are untrusted: header <= 8 MiB and <= file - 8, known dtypes only, every size product checked,
+// bytes = shape * dtype, no duplicate name, no gap and no overlap in the data, nothing after its
+// end.
 //
-// Quantised weight-only matrices. A projection `X.weight` [out, in] is stored in one of three forms,
-// told apart by the tensors present (FindMatrix does that):
+// Quantised weight-only matrices. A projection `X.weight` [out, in] is stored in one of three
+// forms, told apart by the tensors present (FindMatrix does that):
 //   dense  `X.weight`        F32, F16 or BF16 [out, in]
 //   int8   `X.weight`        I8  [out, in]
 //          `X.weight_scale`  F16 [out, in / group]
@@ -15,11 +16,11 @@
 //          `X.weight_scale`  F16 [out, in / group]
 //          `X.weight_min`    F16 [out, in / group]
 //          w[o,i] = scale[o, i / group] * q[o,i] + min[o, i / group],  q in 0..15
-// `group` is a multiple of 32 that divides `in`; it is not written down but follows from the scale's
-// shape. For int4 it is 32 by default; other multiples of 32 are allowed. int4 packing works on
-// blocks of 32 consecutive elements (16 bytes) whatever the group: byte j (0..15) of a block holds
-// element j in its low nibble and element j + 16 in its high nibble. That is GGUF's Q4_1 order, so a
-// Q4_1 matrix converts without loss.
+// `group` is a multiple of 32 that divides `in`; it is not written down but follows from the
+// scale's shape. For int4 it is 32 by default; other multiples of 32 are allowed. int4 packing
+// works on blocks of 32 consecutive elements (16 bytes) whatever the group: byte j (0..15) of a
+// block holds element j in its low nibble and element j + 16 in its high nibble. That is GGUF's
+// Q4_1 order, so a Q4_1 matrix converts without loss.
 #ifndef MSADB_MODEL_SAFETENSORS_H_
 #define MSADB_MODEL_SAFETENSORS_H_
 
@@ -27,6 +28,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -74,10 +76,10 @@ struct TensorEntry {
   uint64_t end = 0;
 };
 
-// Checks the header of a whole file of `file_size` bytes, of which `prefix` holds at least the first
-// 8 + header length (or all, if the file is shorter). Entries come back in the order of their data.
-// Corruption says what is wrong; Unsupported names a tensor whose dtype is known to the format but
-// not read here.
+// Checks the header of a whole file of `file_size` bytes, of which `prefix` holds at least the
+// first 8 + header length (or all, if the file is shorter). Entries come back in the order of their
+// data. Corruption says what is wrong; Unsupported names a tensor whose dtype is known to the
+// format but not read here.
 Result<std::vector<TensorEntry>> ParseSafetensorsHeader(std::span<const std::byte> prefix,
                                                         uint64_t file_size);
 
@@ -104,7 +106,8 @@ class WeightFiles {
 
   // Null when there is no such tensor. Valid as long as this object.
   const TensorView* Find(std::string_view name) const;
-  // NotFound when there is no such tensor; InvalidArgument, naming both shapes, when it has another.
+  // NotFound when there is no such tensor; InvalidArgument, naming both shapes, when it has
+  // another.
   Result<TensorView> Get(std::string_view name, std::span<const uint64_t> shape) const;
   // The projection `name` ("model.layers.0.mlp.up_proj", without ".weight") of `rows` x `cols` in
   // whichever form is stored. NotFound, or InvalidArgument when shapes or dtypes do not fit.
@@ -119,7 +122,8 @@ class WeightFiles {
 
  private:
   WeightFiles() = default;
-  Status AddFile(const std::string& path);
+  // Maps one more file; adds the names of its tensors to `names` unless that is null.
+  Status AddFile(const std::string& path, std::set<std::string>* names);
 
   struct Mapping {
     void* address = nullptr;

@@ -4,8 +4,8 @@
 // A template is text with placeholders {number}, {text} and {question}; any other brace is a plain
 // character. The template's own special tokens ("<|im_start|>") are parsed as tokens; substituted
 // text never is, so a stored document or a question cannot inject one. Between two special tokens
-// the template's text and the substituted text are tokenised as one string, exactly as the published
-// code tokenises the filled-in template.
+// the template's text and the substituted text are tokenised as one string, exactly as the
+// published code tokenises the filled-in template.
 #ifndef MSADB_MODEL_TEMPLATES_H_
 #define MSADB_MODEL_TEMPLATES_H_
 
@@ -21,13 +21,15 @@ namespace msadb::model {
 
 // Who decides which documents' text is read (key `retrieval`).
 enum class RetrievalMode : uint8_t {
-  kGenerate,  // "generate": the model generates document numbers (Memory Interleave, spec section 4)
+  kGenerate,  // "generate": the model generates document numbers (Memory Interleave, spec section
+              // 4)
   kRoute,     // "route": for backbones never trained to do so; the engine appends the text of the
               // best routed documents itself
 };
 
-// Each field is the key of the same name in templates.json; a missing key has the value shown, which
-// is the one published for Qwen. Placeholders in the comment: required ones plain, optional in ( ).
+// Each field is the key of the same name in templates.json; a missing key has the value shown,
+// which is the one published for Qwen. Placeholders in the comment: required ones plain, optional
+// in ( ).
 struct TemplateStrings {
   // Encoded once, positions 0 ..: the template prefix. No placeholder.
   std::string head = "<|im_start|>user\n";

@@ -49,9 +49,9 @@ class Tokenizer {
 
   // The token ids of `text`. InvalidArgument, naming the byte offset, when `text` is not valid
   // UTF-8: nothing is replaced silently. ResourceExhausted when a split pattern exceeds its match
-  // limits or memory runs out. An empty text has no tokens. A byte that the vocabulary lacks becomes
-  // unk_token, or nothing when there is none (as the `tokenizers` library does); vocabularies
-  // that hold all 256 byte tokens, such as Qwen's, never lose anything.
+  // limits or memory runs out. An empty text has no tokens. A byte that the vocabulary lacks
+  // becomes unk_token, or nothing when there is none (as the `tokenizers` library does);
+  // vocabularies that hold all 256 byte tokens, such as Qwen's, never lose anything.
   Result<std::vector<int32_t>> Encode(std::string_view text, EncodeOptions options = {}) const;
 
   // The text of `ids`, always valid UTF-8: bytes that do not form a character become U+FFFD. Ids
@@ -61,7 +61,8 @@ class Tokenizer {
   // The bytes that one token stands for (possibly part of a character); empty for an id without a
   // token. Valid as long as this object.
   std::string_view TokenBytes(int32_t id) const;
-  // Id of an added token by its content, or of a vocabulary entry by its spelling in tokenizer.json.
+  // Id of an added token by its content, or of a vocabulary entry by its spelling in
+  // tokenizer.json.
   std::optional<int32_t> TokenId(std::string_view token) const;
   // True for added tokens marked special; false for any id without a token.
   bool IsSpecial(int32_t id) const;
