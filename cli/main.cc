@@ -1,0 +1,100 @@
+// msadb: the command line. One process opens a folder, does one thing and closes it.
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string_view>
+
+#include "cli/interrupt.h"
+#include "cli/verb.h"
+
+namespace msadb::cli {
+namespace {
+
+constexpr const char kDescription[] =
+    "msadb: a memory that a language model answers from.\n"
+    "A database is a folder of documents, kept as the latent states of a Memory Sparse Attention\n"
+    "model. Ask it a question, and the model attends over them and says which ones it used.";
+
+constexpr const char kLesson[] =
+    "First steps:\n"
+    "  msadb create notes\n"
+    "  msadb insert notes \"The spare key is under the blue flowerpot.\"\n"
+    "  msadb ask notes \"Where is the spare key?\"\n"
+    "\n"
+    "A folder of your own texts:\n"
+    "  msadb ingest notes ~/Documents/journal     again later: only what changed\n"
+    "  msadb search notes \"holiday in Norway\"     ranks documents, generates nothing\n"
+    "\n"
+    "`msadb VERB --help` explains each verb with examples.\n"
+    "\n"
+    "Exit codes:\n"
+    "  0 done   1 not found   2 wrong command line or input   3 taken, conflict, read-only or\n"
+    "  other model   4 damaged bytes   5 input/output, disk or memory   6 in use by another\n"
+    "  process   7 deadline passed   8 unsupported   9 a defect in msadb   130 cancelled";
+
+bool WantsJson(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--") return false;
+    if (word == "--json") return true;
+  }
+  return false;
+}
+
+int Run(int argc, char** argv) {
+  CLI::App app(kDescription, "msadb");
+  app.footer(kLesson);
+  app.set_version_flag("--version", std::string("msadb ") + MSADB_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(32);
+
+  Chosen chosen;
+  AddDatabaseVerbs(app, &chosen);
+  AddInsertVerb(app, &chosen);
+  AddIngestVerb(app, &chosen);
+  AddDocumentVerbs(app, &chosen);
+  AddQueryVerbs(app, &chosen);
+  AddCollectionVerbs(app, &chosen);
+  AddTransferVerbs(app, &chosen);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {  // --help and --version
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    Printer out(WantsJson(argc, argv));
+    if (out.json()) {
+      out.Error(Status::InvalidArgument(error.what()));
+    } else {
+      std::fprintf(stderr, "msadb: %s\nTry: msadb --help, or msadb VERB --help\n", error.what());
+    }
+    return kExitUsage;
+  }
+
+  Printer out(chosen.json);
+  Result<int> code = chosen.run(out);
+  if (!code.ok()) out.Error(code.status());
+  if (!out.Finish()) {
+    std::fprintf(stderr, "msadb: the output could not be written\n");
+    return kExitResources;
+  }
+  return code.ok() ? *code : ExitCodeOf(code.status().code());
+}
+
+}  // namespace
+}  // namespace msadb::cli
+
+int main(int argc, char** argv) {
+  msadb::cli::InstallInterruptHandler();
+  try {
+    return msadb::cli::Run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "msadb: ResourceExhausted: out of memory\n");
+    return msadb::cli::kExitResources;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "msadb: Internal: %s\n", error.what());
+    return msadb::cli::kExitInternal;
+  }
+}

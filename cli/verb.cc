@@ -1,0 +1,60 @@
+#include "cli/verb.h"
+
+#include <filesystem>
+
+namespace msadb::cli {
+
+CLI::App* AddVerb(CLI::App& app, const std::string& name, const std::string& help,
+                  const std::string& lesson, DatabaseArgs* args) {
+  CLI::App* verb = app.add_subcommand(name, help);
+  verb->footer(lesson);
+  verb->add_option("DIR", args->folder, "The database folder")->required();
+  verb->add_flag("--json", args->json, "Print one JSON value, also for errors")->group("Common");
+  verb->add_option("--model", args->model,
+                   "Model folder; needed only if it moved since the database was made")
+      ->group("Common");
+  verb->add_option("--threads", args->threads, "Threads for the model, 0: one per core")
+      ->check(CLI::Range(0, 1024))
+      ->group("Common");
+  verb->add_option("--device", args->device, "auto, cpu or cuda:N")->group("Common");
+  return verb;
+}
+
+void AddCollectionOption(CLI::App* verb, DatabaseArgs* args) {
+  verb->add_option("-c,--collection", args->collection, "The collection")->capture_default_str();
+}
+
+Options MakeOptions(const DatabaseArgs& args, Access access) {
+  Options options;
+  options.create_if_missing = false;
+  options.read_only = access == Access::kRead;
+  // The database remembers the path, so it must not depend on where the program was started.
+  if (!args.model.empty()) options.model_path = std::filesystem::absolute(args.model).string();
+  options.device = args.device;
+  options.threads = args.threads;
+  return options;
+}
+
+Result<std::shared_ptr<Database>> OpenDatabase(const DatabaseArgs& args, Access access) {
+  std::error_code error;
+  if (!std::filesystem::exists(args.folder, error)) {
+    return Status::NotFound("there is no folder '" + args.folder +
+                            "'; make a database with: msadb create '" + args.folder + "'");
+  }
+  return Database::Open(args.folder, MakeOptions(args, access));
+}
+
+Result<std::shared_ptr<Collection>> OpenCollection(const DatabaseArgs& args, Access access) {
+  MSADB_ASSIGN_OR_RETURN(auto database, OpenDatabase(args, access));
+  return access == Access::kWrite ? database->GetOrCreateCollection(args.collection)
+                                  : database->OpenCollection(args.collection);
+}
+
+Result<std::optional<Filter>> ParseWhere(const std::string& text) {
+  if (text.empty()) return std::optional<Filter>();
+  auto filter = Filter::Parse(text);
+  if (!filter.ok()) return filter.status().WithContext("--where");
+  return std::optional<Filter>(std::move(*filter));
+}
+
+}  // namespace msadb::cli
