@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that building, testing and running msadb need. Installs what is
+# missing, upgrades nothing, and is quick when everything is there. Works as root or through sudo.
+# CUDA is optional and not installed: the build finds nvcc if you have it.
+source "$(dirname "$0")/lib/common.sh"
+
+packages=(
+  build-essential cmake ninja-build ccache pkg-config ca-certificates
+  python3 python3-venv
+  # storage
+  librocksdb-dev libflatbuffers-dev flatbuffers-compiler libxxhash-dev
+  # index
+  libfaiss-dev libroaring-dev
+  # model
+  libopenblas-openmp-dev libpcre2-dev libutf8proc-dev libssl-dev
+  # command line
+  nlohmann-json3-dev libcli11-dev
+  # tests and benchmarks
+  libgtest-dev libgmock-dev libbenchmark-dev
+)
+
+command -v apt-get > /dev/null ||
+  die "this script knows Debian and its relatives only; install by hand: ${packages[*]}"
+
+missing=()
+for package in "${packages[@]}"; do
+  state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null || true)
+  [[ $state == installed ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "All ${#packages[@]} Debian packages are installed."
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  command -v sudo > /dev/null ||
+    die "run this as root, or install sudo; missing packages: ${missing[*]}"
+  as_root=(sudo)
+fi
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -q \
+    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" < /dev/null
+}
+say "Installing ${missing[*]}"
+apt update || echo "Some package lists could not be refreshed; going on with those there are." >&2
+apt install --no-install-recommends --no-upgrade "${missing[@]}"
