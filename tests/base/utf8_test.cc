@@ -38,7 +38,7 @@ TEST(Utf8, AcceptsExactlyTheShortestFormOfEveryScalarValue) {
 }
 
 TEST(Utf8, RejectsEveryTruncationAndStrayContinuation) {
-  for (const std::string c : {Encode(0xE9, 2), Encode(0x20AC, 3), Encode(0x1F511, 4)}) {
+  for (const std::string& c : {Encode(0xE9, 2), Encode(0x20AC, 3), Encode(0x1F511, 4)}) {
     for (size_t cut = 1; cut < c.size(); ++cut) {
       EXPECT_EQ(Utf8ValidPrefix("0123456789" + c.substr(0, cut)), 10u);
       EXPECT_EQ(Utf8ValidPrefix("0123456789" + c.substr(0, cut) + "abcdefgh"), 10u);
