@@ -1,9 +1,9 @@
 // Which documents does a question attend to? One RoutingIndex per collection answers that for every
-// routing layer: an exact flat inner-product search over the routing keys of all documents (MSA paper
-// section 3.3; spec section 3, "the inner-product form").
+// routing layer: an exact flat inner-product search over the routing keys of all documents (MSA
+// paper section 3.3; spec section 3, "the inner-product form").
 //
-//   score(question, document) = max over the question's tokens t, max over the document's chunks c of
-//                               dot(queries[t], key[c])
+//   score(question, document) =
+//       max over the question's tokens t, max over the document's chunks c, dot(queries[t], key[c])
 //
 // The index is derived data: storage is the truth, and db/ rebuilds the index from it at open.
 //
@@ -12,10 +12,11 @@
 //   dim        n_kv_heads * head_dim floats of one chunk's routing key in one layer
 //   document   what has a number: one encoded text of 1 or more chunks. Numbers are never reused.
 //
-// How it works (docs/architecture.md): keys live in segments, append-only runs of rows that never move
-// in memory. A Version is an immutable list of (segment, visible documents, tombstones). Writers fill
-// rows that no version shows yet and then publish a new version in one step. A Snapshot is a version
-// that somebody holds; it keeps its segments alive, also after they were compacted away.
+// How it works (docs/architecture.md): keys live in segments, append-only runs of rows that never
+// move in memory. A Version is an immutable list of (segment, visible documents, tombstones).
+// Writers fill rows that no version shows yet and then publish a new version in one step. A
+// Snapshot is a version that somebody holds; it keeps its segments alive, also after they were
+// compacted away.
 //
 // Threads: every method of RoutingIndex and Snapshot may be called from any thread at any time.
 // Readers and writers never wait for each other; writers wait for each other.
@@ -61,10 +62,11 @@ struct IndexConfig {
   size_t bytes_max = std::numeric_limits<size_t>::max();
 };
 
-// The routing keys of one document, as the encoder made them. Owned by the caller; copied by Prepare.
+// The routing keys of one document, as the encoder made them. Owned by the caller; copied by
+// Prepare.
 struct DocumentKeys {
   DocumentNumber number = 0;
-  uint32_t n_chunks = 0;       // at least 1
+  uint32_t n_chunks = 0;        // at least 1
   const float* keys = nullptr;  // [n_layers, n_chunks, dim], finite
 };
 
@@ -80,8 +82,8 @@ struct IndexStats {
   uint64_t dead_documents = 0;  // tombstones not compacted yet
   uint64_t dead_chunks = 0;
   size_t segments = 0;
-  size_t bytes_used = 0;        // rows written, dead ones included, plus the document tables
-  size_t bytes_reserved = 0;    // address space of all segments, also of those only a Snapshot holds
+  size_t bytes_used = 0;      // rows written, dead ones included, plus the document tables
+  size_t bytes_reserved = 0;  // address space of all segments, also of those only a Snapshot holds
 };
 
 namespace internal {
@@ -123,8 +125,8 @@ class Snapshot {
 
   // The exact `k` best documents of layer `layer` for queries [n_tokens, dim], score descending,
   // equal scores by ascending number; fewer when there are fewer. n_tokens == 0 or k == 0 gives an
-  // empty list. With `selection` (made by Select of this snapshot or a copy of it) only its documents
-  // count.
+  // empty list. With `selection` (made by Select of this snapshot or a copy of it) only its
+  // documents count.
   //
   // Exact: a score is the float32 nearest to the inner product summed in float64, whatever the
   // engine, the segments, the number of threads or the other documents. So the answer depends on
@@ -142,8 +144,8 @@ class Snapshot {
 
 // Inserts and deletes that have their room but are not visible yet. Publish() shows all of them at
 // once; destroying it without Publish drops them. While it lives, other writers of this index wait:
-// keep it only across the storage commit. Must not outlive the RoutingIndex. Not thread-safe itself,
-// but may move to another thread.
+// keep it only across the storage commit. Must not outlive the RoutingIndex. Not thread-safe
+// itself, but may move to another thread.
 class Change {
  public:
   Change(Change&&) noexcept;
@@ -169,7 +171,8 @@ class RoutingIndex {
 
   // Takes all memory that `inserts` and `deletes` need and copies the keys; nothing is visible yet.
   // The order of use is: Prepare, storage commit, Publish.
-  //   InvalidArgument    a number inserted twice or both inserted and deleted, n_chunks == 0, keys null
+  //   InvalidArgument    a number inserted twice or both inserted and deleted, n_chunks == 0, keys
+  //   null
   //                      or not finite
   //   AlreadyExists      an inserted number is in the index
   //   NotFound           a deleted number is not in the index
@@ -180,12 +183,12 @@ class RoutingIndex {
   // The state after the last Publish.
   Snapshot TakeSnapshot() const;
 
-  // Rewrites every segment that holds a deleted document and merges small ones. Afterwards no key of
-  // a document deleted before the call is in memory, except through Snapshots still held. Writers
-  // go on meanwhile. ResourceExhausted: nothing changed, try again with more memory.
+  // Rewrites every segment that holds a deleted document and merges small ones. Afterwards no key
+  // of a document deleted before the call is in memory, except through Snapshots still held.
+  // Writers go on meanwhile. ResourceExhausted: nothing changed, try again with more memory.
   Status Compact();
-  // Rewrites only segments that passed compact_dead_fraction. Cheap when there are none: meant to be
-  // called after deletes.
+  // Rewrites only segments that passed compact_dead_fraction. Cheap when there are none: meant to
+  // be called after deletes.
   Status CompactIfNeeded();
 
   IndexStats Stats() const;

@@ -1,0 +1,84 @@
+// A brute-force memory to hold the index against: documents in a std::map, scored one by one.
+#ifndef MSADB_TESTS_INDEX_INDEX_TEST_UTIL_H_
+#define MSADB_TESTS_INDEX_INDEX_TEST_UTIL_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <map>
+#include <random>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "index/routing_index.h"
+
+namespace msadb::index {
+
+struct TestDocument {
+  uint32_t n_chunks = 0;
+  std::vector<float> keys;  // [n_layers, n_chunks, dim]
+};
+
+using TestMemory = std::map<DocumentNumber, TestDocument>;
+
+// Scores on a coarse grid make exact ties between documents frequent; otherwise gaussian.
+inline std::vector<float> RandomFloats(std::mt19937_64& rng, size_t n, bool coarse) {
+  std::vector<float> values(n);
+  std::normal_distribution<float> normal;
+  std::uniform_int_distribution<int> grid(-1, 1);
+  for (float& v : values) v = coarse ? static_cast<float>(grid(rng)) : normal(rng);
+  return values;
+}
+
+inline TestDocument RandomDocument(std::mt19937_64& rng, const IndexConfig& config,
+                                   uint32_t chunks_max, bool coarse) {
+  TestDocument document;
+  document.n_chunks = std::uniform_int_distribution<uint32_t>(1, chunks_max)(rng);
+  document.keys = RandomFloats(rng, config.n_layers * document.n_chunks * config.dim, coarse);
+  return document;
+}
+
+inline DocumentKeys KeysOf(DocumentNumber number, const TestDocument& document) {
+  return {number, document.n_chunks, document.keys.data()};
+}
+
+inline std::vector<RoutedDocument> BruteForce(const TestMemory& memory, const IndexConfig& config,
+                                              int layer, const std::vector<float>& queries,
+                                              size_t k, const std::set<DocumentNumber>* allowed) {
+  const size_t n_tokens = queries.size() / config.dim;
+  std::vector<RoutedDocument> all;
+  if (n_tokens == 0) return all;
+  for (const auto& [number, document] : memory) {
+    if (allowed != nullptr && !allowed->contains(number)) continue;
+    const float* keys = document.keys.data() + layer * document.n_chunks * config.dim;
+    double best = -std::numeric_limits<double>::infinity();
+    for (uint32_t c = 0; c < document.n_chunks; ++c) {
+      for (size_t t = 0; t < n_tokens; ++t) {
+        double sum = 0;
+        for (size_t i = 0; i < config.dim; ++i) {
+          sum += static_cast<double>(queries[t * config.dim + i]) * keys[c * config.dim + i];
+        }
+        best = std::max(best, sum);
+      }
+    }
+    all.push_back({number, static_cast<float>(best)});
+  }
+  std::stable_sort(all.begin(), all.end(), [](const RoutedDocument& a, const RoutedDocument& b) {
+    return a.score > b.score;
+  });
+  if (all.size() > k) all.resize(k);
+  return all;
+}
+
+// The seed of a randomized test: fixed, or MSADB_TEST_SEED from the environment.
+inline uint64_t TestSeed(uint64_t fixed) {
+  const char* seed = std::getenv("MSADB_TEST_SEED");
+  return seed ? std::strtoull(seed, nullptr, 10) : fixed;
+}
+
+}  // namespace msadb::index
+
+#endif  // MSADB_TESTS_INDEX_INDEX_TEST_UTIL_H_
