@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <mutex>
@@ -17,20 +18,21 @@ std::mutex g_mutex;
 std::optional<std::stop_source> g_active;  // of the InterruptScope alive now; guarded by g_mutex
 
 void WaitForSignals(sigset_t signals) {
-  for (;;) {
-    int signal = 0;
-    if (sigwait(&signals, &signal) != 0) return;
-    std::optional<std::stop_source> active;
-    {
-      std::lock_guard lock(g_mutex);
-      active = g_active;
-    }
-    // The end of line keeps the shell's prompt off a half-drawn progress bar.
-    if (!active || !active->request_stop()) {
-      if (isatty(STDERR_FILENO)) (void)!write(STDERR_FILENO, "\n", 1);
-      _exit(kExitCancelled);
-    }
+  int signal = 0;
+  if (sigwait(&signals, &signal) != 0) return;
+  std::optional<std::stop_source> active;
+  {
+    std::lock_guard lock(g_mutex);
+    active = g_active;
   }
+  if (active) {
+    active->request_stop();
+    const timespec patience{.tv_sec = 5, .tv_nsec = 0};
+    sigtimedwait(&signals, nullptr, &patience);
+  }
+  // The end of line keeps the shell's prompt off a half-drawn progress bar.
+  if (isatty(STDERR_FILENO)) (void)!write(STDERR_FILENO, "\n", 1);
+  _exit(kExitCancelled);
 }
 
 }  // namespace

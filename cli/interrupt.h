@@ -1,7 +1,8 @@
 // Ctrl-C. Work that can stop early runs inside an InterruptScope and watches its token; the first
-// signal then requests a stop and the verb ends with Cancelled. Everywhere else, and for a second
-// signal, the process ends at once with exit code 130: a commit is on disk whole or not at all, so
-// that is safe at any moment.
+// signal then requests a stop and the verb ends with Cancelled. Everywhere else, for a second
+// signal, and when the work has not stopped after 5 seconds (it may wait for standard input), the
+// process ends with exit code 130: a commit is on disk whole or not at all, so that is safe at any
+// moment.
 #ifndef MSADB_CLI_INTERRUPT_H_
 #define MSADB_CLI_INTERRUPT_H_
 

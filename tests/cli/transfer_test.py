@@ -1,0 +1,165 @@
+"""export, import and ingest."""
+
+import json
+import os
+import unittest
+
+from support import NOT_FOUND, OK, RESOURCES, USAGE, CliTest
+
+
+class ExportImportTest(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.create()
+        self.insert("Erstes.\nZeile zwei — “quoted” \U0001F980", "--key", "a",
+                    "--meta", '{"i": 1, "x": 1.25, "yes": true, "tags": ["p", "q"]}')
+        self.insert("Second.", "--source", "somebody", "--expires", "30d")
+
+    def documents(self, collection):
+        listed = self.result("list", self.db, "-c", collection)["documents"]
+        return [{name: document[name] for name in ("key", "text", "metadata", "source", "expires_at")}
+                for document in listed]
+
+    def test_a_round_trip_through_a_file(self):
+        path = self.folder / "out.jsonl"
+        self.assertEqual(self.result("export", self.db, path)["exported"], 2)
+        lines = path.read_text().splitlines()
+        self.assertEqual(json.loads(lines[0])["metadata"]["tags"], ["p", "q"])
+        self.assertEqual(self.result("import", self.db, path, "-c", "copy")["inserted"], 2)
+        self.assertEqual(self.documents("copy"), self.documents("default"))
+        self.assertFalse((self.folder / "out.jsonl.part").exists())
+
+    def test_a_round_trip_through_pipes(self):
+        exported = self.succeed("export", self.db, "-").out.encode()
+        self.result("import", self.db, "-", "-c", "copy", stdin=exported)
+        self.assertEqual(self.documents("copy"), self.documents("default"))
+        again = self.result("import", self.db, "-", "-c", "copy", "--replace", stdin=exported)
+        self.assertEqual(again["inserted"], 2)
+
+    def test_where_and_skipped_lines(self):
+        path = self.folder / "out.jsonl"
+        self.assertEqual(self.result("export", self.db, path, "--where", '{"i": 1}')["exported"], 1)
+        self.succeed("export", self.db, path)
+        self.assertEqual(
+            self.result("import", self.db, path, "-c", "rest", "--skip-lines", 1)["inserted"], 1)
+        self.assertEqual([d["text"] for d in self.documents("rest")], ["Second."])
+
+    def test_errors(self):
+        self.fail_with(RESOURCES, "IOError", "export", self.db, self.folder / "none" / "x.jsonl")
+        self.fail_with(NOT_FOUND, "NotFound", "import", self.db, self.folder / "none.jsonl")
+        self.fail_with(USAGE, "InvalidArgument", "import", self.db, "-", stdin=b"not json\n")
+        outcome = self.run_cli("export", self.db, "-", "--json")
+        self.assertEqual(outcome.code, USAGE, outcome)
+
+    def test_a_failed_export_keeps_the_old_file(self):
+        path = self.folder / "out.jsonl"
+        self.succeed("export", self.db, path)
+        good = path.read_text()
+        outcome = self.run_cli("export", self.db, path, "-c", "none")
+        self.assertEqual(outcome.code, NOT_FOUND, outcome)
+        self.assertEqual(path.read_text(), good)
+
+    def test_a_full_disk_is_noticed(self):
+        if not os.path.exists("/dev/full"):
+            self.skipTest("needs /dev/full")
+        with open("/dev/full", "wb") as full:
+            process = self.start_cli("export", self.db, "-", stdout=full)
+            self.assertEqual(process.wait(timeout=60), RESOURCES)
+
+
+class IngestTest(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.create()
+        self.notes = self.folder / "notes"
+        (self.notes / "deep" / ".git").mkdir(parents=True)
+        (self.notes / "plain.txt").write_text("A plain text.")
+        (self.notes / "guide.md").write_text("# Guide\n\nIntro.\n\n## Keys\n\nUnder the pot.\n")
+        (self.notes / "deep" / "chat.jsonl").write_text(
+            '{"role": "user", "content": "Hello?", "timestamp": "2026-01-01T00:00:00Z"}\n'
+            '{"role": "assistant", "content": "Hi."}\n')
+        (self.notes / "deep" / ".git" / "hidden.txt").write_text("never")
+        (self.notes / "picture.png").write_bytes(b"\x89PNG")
+
+    def ingest(self, *options):
+        return self.result("ingest", self.db, *options)
+
+    def keys(self):
+        return sorted(d["key"] for d in self.result("list", self.db)["documents"])
+
+    def counts(self, report):
+        return tuple(report[name] for name in ("added", "changed", "unchanged", "removed"))
+
+    def test_a_folder(self):
+        report = self.ingest("notes")
+        self.assertEqual((report["files"], report["skipped"]), (3, []))
+        self.assertEqual(self.counts(report), (4, 0, 0, 0))
+        self.assertEqual(self.keys(), ["notes/deep/chat.jsonl#1", "notes/guide.md",
+                                       "notes/guide.md#keys", "notes/plain.txt"])
+        document = self.result("get", self.db, "--key", "notes/guide.md#keys")
+        self.assertEqual(document["text"], "Guide > Keys\n\nUnder the pot.\n")
+        self.assertEqual(document["metadata"]["path"], "notes/guide.md")
+        self.assertEqual(document["metadata"]["type"], "markdown")
+        chat = self.result("list", self.db, "--where", '{"type": "chat"}')["documents"]
+        self.assertEqual(chat[0]["metadata"]["timestamp"], "2026-01-01T00:00:00Z")
+
+    def test_again_takes_only_what_changed(self):
+        self.ingest("notes")
+        ids = {d["key"]: d["id"] for d in self.result("list", self.db)["documents"]}
+        self.assertEqual(self.counts(self.ingest("./notes/")), (0, 0, 4, 0))
+        (self.notes / "guide.md").write_text(
+            "# Guide\n\nIntro.\n\n## Keys\n\nIn the shed.\n\n## New\n\nMore.\n")
+        os.utime(self.notes / "plain.txt")
+        self.assertEqual(self.counts(self.ingest("notes")), (1, 1, 3, 0))
+        after = {d["key"]: d["id"] for d in self.result("list", self.db)["documents"]}
+        self.assertEqual(after["notes/plain.txt"], ids["notes/plain.txt"])
+        self.assertNotEqual(after["notes/guide.md#keys"], ids["notes/guide.md#keys"])
+
+    def test_what_vanished(self):
+        self.ingest("notes")
+        (self.notes / "guide.md").write_text("# Guide\n\nIntro.\n")
+        (self.notes / "plain.txt").unlink()
+        self.assertEqual(self.counts(self.ingest("notes")), (0, 0, 2, 1))
+        self.assertIn("notes/plain.txt", self.keys())
+        self.assertEqual(self.counts(self.ingest("notes", "--prune", "--dry-run")), (0, 0, 2, 1))
+        self.assertIn("notes/plain.txt", self.keys())
+        self.assertEqual(self.counts(self.ingest("notes", "--prune")), (0, 0, 2, 1))
+        self.assertEqual(self.keys(), ["notes/deep/chat.jsonl#1", "notes/guide.md"])
+
+    def test_prune_stays_below_the_named_paths(self):
+        self.ingest("notes")
+        self.insert("unrelated", "--key", "mine")
+        (self.notes / "plain.txt").unlink()
+        (self.folder / "other").mkdir()
+        (self.folder / "other" / "a.txt").write_text("Other.")
+        self.assertEqual(self.counts(self.ingest("other", "--prune")), (1, 0, 0, 0))
+        self.assertIn("notes/plain.txt", self.keys())
+        self.assertIn("mine", self.keys())
+
+    def test_dry_run_stores_nothing(self):
+        report = self.ingest("notes", "--dry-run")
+        self.assertEqual(self.counts(report), (4, 0, 0, 0))
+        self.assertEqual(self.keys(), [])
+
+    def test_files_that_are_not_text_are_reported(self):
+        (self.notes / "latin1.txt").write_bytes(b"caf\xe9")
+        (self.notes / "deep" / "bad.jsonl").write_text("not a chat\n")
+        report = self.ingest("notes")
+        self.assertEqual([skipped["path"] for skipped in report["skipped"]],
+                         ["notes/deep/bad.jsonl", "notes/latin1.txt"])
+        self.assertEqual(report["added"], 4)
+        self.assertIn("latin1.txt", self.succeed("ingest", self.db, "notes").err)
+
+    def test_errors(self):
+        message = self.fail_with(NOT_FOUND, "NotFound", "ingest", self.db, "notes", "none")
+        self.assertIn("none", message)
+        self.assertEqual(self.keys(), [])
+
+    def test_another_collection(self):
+        self.ingest("notes/plain.txt", "-c", "files")
+        listed = self.result("list", self.db, "-c", "files")["documents"]
+        self.assertEqual([d["key"] for d in listed], ["notes/plain.txt"])
+
+
+if __name__ == "__main__":
+    unittest.main()
