@@ -1,0 +1,187 @@
+#include "kernels/matmul.h"
+
+#include <cblas.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cpu_features.h"
+
+namespace msadb::kernels {
+namespace {
+
+// Below this many multiplications a second thread costs more than it brings.
+constexpr size_t kParallelWorkMin = 32 * 1024;
+
+// One task of the integer product: 8 row blocks by as many tokens as keep their rounded activations
+// in the second-level cache.
+constexpr size_t kTaskRows = 8 * kRowBlock;
+constexpr size_t kTaskTokens = 128;
+
+// Float weights: up to here dot products beat packing panels for a BLAS call.
+constexpr size_t kDotTokensMax = 6;
+
+// One dequantised panel per thread, small enough to stay in a shared cache while sgemm reads it.
+constexpr size_t kPanelBytes = 1 << 20;
+
+int ThreadsFor(size_t work, int threads) { return work < kParallelWorkMin ? 1 : threads; }
+
+struct QuantizedActivations {
+  int8_t* q;
+  float* scale;
+  float* sum;
+};
+
+QuantizedActivations CarveQuantized(size_t tokens, size_t cols, AlignedBuffer* buffer) {
+  const size_t blocks = cols / kColBlock;
+  buffer->Reserve(tokens * (cols + 2 * blocks * sizeof(float)) + 64);
+  auto* q = buffer->as<int8_t>();
+  auto* scale = reinterpret_cast<float*>(q + (tokens * cols + 63) / 64 * 64);
+  return {q, scale, scale + tokens * blocks};
+}
+
+#if MSADB_KERNELS_AVX2
+
+void QuantizedPart(const MatmulParams& p, const WeightMatrix::Part& part,
+                   const QuantizedActivations& activations, int threads) {
+  const size_t cols = p.weight->cols();
+  const size_t blocks = cols / kColBlock;
+  const size_t row_block_bytes = RowBlockBytes(part.type, cols);
+  // A single token streams the whole matrix: give every thread one contiguous stretch of it.
+  size_t task_rows = kTaskRows;
+  if (p.tokens == 1) {
+    const size_t share =
+        (part.rows + static_cast<size_t>(threads) - 1) / static_cast<size_t>(threads);
+    task_rows = std::max<size_t>((share + kRowBlock - 1) / kRowBlock * kRowBlock, kRowBlock);
+  }
+  const size_t row_tasks = (part.rows + task_rows - 1) / task_rows;
+  const size_t token_tasks = (p.tokens + kTaskTokens - 1) / kTaskTokens;
+  const int team = ThreadsFor(p.tokens * part.rows * cols, threads);
+#pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(team) if (team > 1)
+  for (size_t token_task = 0; token_task < token_tasks; ++token_task) {
+    for (size_t row_task = 0; row_task < row_tasks; ++row_task) {
+      const size_t row = row_task * task_rows;
+      const size_t token = token_task * kTaskTokens;
+      QuantizedSlice slice;
+      slice.type = part.type;
+      slice.row_blocks = part.data.as<uint8_t>() + row / kRowBlock * row_block_bytes;
+      slice.row_block_bytes = row_block_bytes;
+      slice.rows = std::min(task_rows, part.rows - row);
+      slice.cols = cols;
+      slice.q = activations.q + token * cols;
+      slice.scale = activations.scale + token * blocks;
+      slice.sum = activations.sum + token * blocks;
+      slice.tokens = std::min(kTaskTokens, p.tokens - token);
+      slice.y = p.y + token * p.y_stride + part.row_begin + row;
+      slice.y_stride = p.y_stride;
+      slice.accumulate = p.accumulate;
+      QuantizedMatmulAvx2(slice);
+    }
+  }
+}
+
+void Quantize(const MatmulParams& p, const QuantizedActivations& out, int threads) {
+  const size_t cols = p.weight->cols();
+  const size_t blocks = cols / kColBlock;
+  const int team = ThreadsFor(p.tokens * cols, threads);
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
+  for (size_t t = 0; t < p.tokens; ++t) {
+    QuantizeSlice slice;
+    slice.x = p.x + t * p.x_stride;
+    slice.x_stride = p.x_stride;
+    slice.tokens = 1;
+    slice.cols = cols;
+    slice.q = out.q + t * cols;
+    slice.scale = out.scale + t * blocks;
+    slice.sum = out.sum + t * blocks;
+    QuantizeActivationsAvx2(slice);
+  }
+}
+
+void DotPart(const MatmulParams& p, const WeightMatrix::Part& part, int threads) {
+  const size_t cols = p.weight->cols();
+  const size_t element = part.type == WeightType::kF32 ? 4 : 2;
+  const int team = ThreadsFor(p.tokens * part.rows * cols, threads);
+  const size_t tasks = static_cast<size_t>(team);
+  const size_t share = (part.rows + tasks - 1) / tasks;
+#pragma omp parallel for schedule(static, 1) num_threads(team) if (team > 1)
+  for (size_t task = 0; task < tasks; ++task) {
+    const size_t row = std::min(task * share, part.rows);
+    FloatSlice slice;
+    slice.type = part.type;
+    slice.weight = part.data.as<std::byte>() + row * cols * element;
+    slice.rows = std::min(share, part.rows - row);
+    slice.cols = cols;
+    slice.x = p.x;
+    slice.x_stride = p.x_stride;
+    slice.tokens = p.tokens;
+    slice.y = p.y + part.row_begin + row;
+    slice.y_stride = p.y_stride;
+    slice.accumulate = p.accumulate;
+    FloatMatmulAvx2(slice);
+  }
+}
+
+#endif  // MSADB_KERNELS_AVX2
+
+// Panels of rows, each widened to float32 (in place for F32) and multiplied by one sgemm call.
+void BlasPart(const MatmulParams& p, const WeightMatrix::Part& part, int threads,
+              AlignedBuffer* panels) {
+  const size_t cols = p.weight->cols();
+  const int team = ThreadsFor(p.tokens * part.rows * cols, threads);
+  const size_t share = (part.rows + static_cast<size_t>(team) - 1) / static_cast<size_t>(team);
+  const size_t fitting = std::max<size_t>(kPanelBytes / sizeof(float) / cols, 8);
+  const size_t panel_rows = part.type == WeightType::kF32 ? share : std::min(share, fitting);
+  const size_t panel_count = (part.rows + panel_rows - 1) / panel_rows;
+  const size_t panel_floats = part.type == WeightType::kF32 ? 0 : panel_rows * cols;
+  panels->Reserve(static_cast<size_t>(team) * panel_floats * sizeof(float));
+  float* const workspace = panels->as<float>();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
+  for (size_t panel = 0; panel < panel_count; ++panel) {
+    const size_t row = panel * panel_rows;
+    const size_t rows = std::min(panel_rows, part.rows - row);
+    const float* weight = part.data.as<float>() + row * cols;
+    if (part.type != WeightType::kF32) {
+      float* widened = workspace + static_cast<size_t>(omp_get_thread_num()) * panel_floats;
+      DequantizePartRows(part, cols, row, rows, widened);
+      weight = widened;
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(p.tokens),
+                static_cast<blasint>(rows), static_cast<blasint>(cols), 1.0f, p.x,
+                static_cast<blasint>(p.x_stride), weight, static_cast<blasint>(cols),
+                p.accumulate ? 1.0f : 0.0f, p.y + part.row_begin + row,
+                static_cast<blasint>(p.y_stride));
+  }
+}
+
+}  // namespace
+
+void Matmul(const MatmulParams& p, int threads, MatmulWorkspace* workspace) {
+  if (p.tokens == 0 || p.weight->rows() == 0) return;
+  const bool vectors = CpuHasAvx2();
+  bool rounded = false;
+  QuantizedActivations activations{};
+  for (const WeightMatrix::Part& part : p.weight->parts()) {
+    if (part.rows == 0) continue;
+    const bool quantized = part.type == WeightType::kInt8 || part.type == WeightType::kInt4;
+#if MSADB_KERNELS_AVX2
+    if (vectors && quantized && !p.exact) {
+      if (!rounded) {
+        activations = CarveQuantized(p.tokens, p.weight->cols(), &workspace->quantized);
+        Quantize(p, activations, threads);
+        rounded = true;
+      }
+      QuantizedPart(p, part, activations, threads);
+      continue;
+    }
+    if (vectors && !quantized && p.tokens <= kDotTokensMax) {
+      DotPart(p, part, threads);
+      continue;
+    }
+#endif
+    BlasPart(p, part, threads, &workspace->panels);
+  }
+}
+
+}  // namespace msadb::kernels

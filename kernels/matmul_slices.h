@@ -1,0 +1,66 @@
+// The single-threaded inner parts of kernels/matmul.h that have an AVX2 form. Plain structs only:
+// files compiled for AVX2 must not instantiate inline code that generic files also use.
+#ifndef MSADB_KERNELS_MATMUL_SLICES_H_
+#define MSADB_KERNELS_MATMUL_SLICES_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace msadb::kernels {
+
+enum class WeightType : uint8_t { kF32, kF16, kBF16, kInt8, kInt4 };
+
+inline constexpr size_t kRowBlock = 8;   // rows of a packed block (kernels/weight_matrix.h)
+inline constexpr size_t kColBlock = 32;  // columns of a packed block, and of an activation block
+
+// Activations rounded to int8 per token and block of 32 inputs:
+//   scale = max|x| / 127, q = round(x / scale), sum = sum of x over the block (before rounding).
+// A block of zeros (or of magnitudes below 1e-30) has scale 0. An infinity or a NaN makes the scale
+// NaN, so that it reaches the result.
+struct QuantizeSlice {
+  const float* x = nullptr;  // [tokens, cols]
+  size_t x_stride = 0;
+  size_t tokens = 0;
+  size_t cols = 0;         // a multiple of 32
+  int8_t* q = nullptr;     // [tokens, cols]
+  float* scale = nullptr;  // [tokens, cols / 32]
+  float* sum = nullptr;    // [tokens, cols / 32]
+};
+void QuantizeActivationsAvx2(const QuantizeSlice& p);
+
+// y[t, r] (+)= sum over blocks b of scale_x[t,b] * scale_w[r,b] * (q_x[t,b] . q_w[r,b])
+//                               + min_w[r,b] * sum_x[t,b]
+struct QuantizedSlice {
+  WeightType type = WeightType::kInt8;  // kInt8 or kInt4
+  const uint8_t* row_blocks = nullptr;  // packed, from the slice's first row block
+  size_t row_block_bytes = 0;
+  size_t rows = 0;  // of this slice; only its last row block may be partly used
+  size_t cols = 0;
+  const int8_t* q = nullptr;  // activations, as QuantizeSlice leaves them
+  const float* scale = nullptr;
+  const float* sum = nullptr;
+  size_t tokens = 0;
+  float* y = nullptr;  // [tokens, rows]
+  size_t y_stride = 0;
+  bool accumulate = false;
+};
+void QuantizedMatmulAvx2(const QuantizedSlice& p);
+
+// y[t, r] (+)= w[r, :] . x[t, :] for few tokens and row-major float weights.
+struct FloatSlice {
+  WeightType type = WeightType::kF32;  // kF32, kF16 or kBF16
+  const void* weight = nullptr;        // [rows, cols]
+  size_t rows = 0;
+  size_t cols = 0;
+  const float* x = nullptr;  // [tokens, cols]
+  size_t x_stride = 0;
+  size_t tokens = 0;
+  float* y = nullptr;  // [tokens, rows]
+  size_t y_stride = 0;
+  bool accumulate = false;
+};
+void FloatMatmulAvx2(const FloatSlice& p);
+
+}  // namespace msadb::kernels
+
+#endif  // MSADB_KERNELS_MATMUL_SLICES_H_
