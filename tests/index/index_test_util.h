@@ -24,20 +24,33 @@ struct TestDocument {
 
 using TestMemory = std::map<DocumentNumber, TestDocument>;
 
-// Scores on a coarse grid make exact ties between documents frequent; otherwise gaussian.
-inline std::vector<float> RandomFloats(std::mt19937_64& rng, size_t n, bool coarse) {
-  std::vector<float> values(n);
+enum class Values {
+  kGaussian,
+  kCoarse,    // -1, 0 or 1: exact ties between documents are frequent
+  kNearTies,  // one vector, nudged in the last bits: float32 products cannot tell the documents
+              // apart
+};
+
+inline std::vector<float> RandomFloats(std::mt19937_64& rng, size_t n, Values values) {
+  std::vector<float> floats(n);
   std::normal_distribution<float> normal;
   std::uniform_int_distribution<int> grid(-1, 1);
-  for (float& v : values) v = coarse ? static_cast<float>(grid(rng)) : normal(rng);
-  return values;
+  std::mt19937_64 same(42);
+  for (float& v : floats) {
+    if (values == Values::kNearTies) {
+      v = normal(same) * (1 + 1e-7f * static_cast<float>(grid(rng)));
+    } else {
+      v = values == Values::kCoarse ? static_cast<float>(grid(rng)) : normal(rng);
+    }
+  }
+  return floats;
 }
 
 inline TestDocument RandomDocument(std::mt19937_64& rng, const IndexConfig& config,
-                                   uint32_t chunks_max, bool coarse) {
+                                   uint32_t chunks_max, Values values) {
   TestDocument document;
   document.n_chunks = std::uniform_int_distribution<uint32_t>(1, chunks_max)(rng);
-  document.keys = RandomFloats(rng, config.n_layers * document.n_chunks * config.dim, coarse);
+  document.keys = RandomFloats(rng, config.n_layers * document.n_chunks * config.dim, values);
   return document;
 }
 

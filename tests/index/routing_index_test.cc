@@ -109,11 +109,12 @@ TEST_P(BothEngines, ScoresDoNotDependOnPlacement) {
   config.segment_rows_max = 301;
   auto index = Make(config);
   std::mt19937_64 rng(5);
-  const std::vector<float> twin = RandomFloats(rng, config.dim, false);
-  const std::vector<float> queries = RandomFloats(rng, 9 * config.dim, false);
+  const std::vector<float> twin = RandomFloats(rng, config.dim, Values::kGaussian);
+  const std::vector<float> queries = RandomFloats(rng, 9 * config.dim, Values::kGaussian);
   for (DocumentNumber number = 1; number <= 700; ++number) {
-    ASSERT_TRUE(
-        Put(*index, number, number % 9 == 0 ? twin : RandomFloats(rng, config.dim, false)).ok());
+    ASSERT_TRUE(Put(*index, number,
+                    number % 9 == 0 ? twin : RandomFloats(rng, config.dim, Values::kGaussian))
+                    .ok());
   }
   const auto result = index->TakeSnapshot().Search(0, queries.data(), 9, 700);
   ASSERT_TRUE(result.ok());
