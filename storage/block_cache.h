@@ -101,10 +101,12 @@ class BlockCache {
   BlockCache& operator=(const BlockCache&) = delete;
 
   // The part's blocks, from memory or from the store as of `snapshot` (null: now). The caller asks
-  // only for parts of its own view: a hit is not checked against the snapshot again. NotFound,
+  // only for parts of its own view: a hit is not checked against the snapshot again. `reader` tells
+  // users apart for the eviction policy: calls with the same nonzero reader count as one use, so
+  // that a question that fetches a document in eighteen layers has used it once. NotFound,
   // Corruption, IOError, ResourceExhausted.
   Result<BlockHandle> Get(CollectionId collection, Number number,
-                          const Snapshot* snapshot = nullptr);
+                          const Snapshot* snapshot = nullptr, uint64_t reader = 0);
 
   // Queues reads of the parts that are not in memory. Never blocks, never fails.
   void Prefetch(CollectionId collection, std::span<const Number> numbers,

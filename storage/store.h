@@ -271,7 +271,7 @@ class Store {
   virtual Status Sync() = 0;
 
   // --- Reading: as of `snapshot`, or now when it is null ---
-  virtual Result<std::shared_ptr<const Snapshot>> TakeSnapshot() = 0;
+  virtual Result<std::shared_ptr<const Snapshot>> TakeSnapshot() const = 0;
   // NotFound, Corruption.
   virtual Result<PartRecord> ReadPart(CollectionId collection, Number number,
                                       const Snapshot* snapshot = nullptr,
