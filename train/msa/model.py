@@ -1,0 +1,371 @@
+"""MSA for training and batched evaluation: the same mathematics as reference.py, over padded batches.
+
+What differs from the reference is only layout. Weights of all layers are stacked per kind; a batch
+holds buckets of equally padded sequences; documents are encoded first and their pooled K, V and
+routing keys stay differentiable, so that the loss of an answer reaches the document encoder and the
+router. tests/train/model_test.py holds this file to the golden files of the reference.
+
+Quantisation-aware training: with `qat`, every forward pass uses weights rounded to the model
+folder's int4 form, and gradients pass straight through, so what ships is what was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from msa.reference import MsaConfig
+
+MEMORY_PAD = 8  # prefix rows are padded to this many, so that attention masks stay aligned
+
+# Stacked parameter -> name inside a layer.
+MATRICES = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+ROUTERS = {"router_q": "self_attn.router_q_proj.0", "router_k": "self_attn.router_k_proj.0"}
+NORMS = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
+HEAD_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+
+
+@dataclasses.dataclass
+class Documents:
+    """Buckets of right-padded documents; bank order is bucket by bucket."""
+
+    buckets: list[tuple[torch.Tensor, torch.Tensor]]  # ids [B, T], lengths [B]
+
+
+@dataclasses.dataclass
+class Memory:
+    """What the routing layers keep; chunks of all documents in one flat list."""
+
+    keys: list[torch.Tensor]  # per routing layer [n_chunks, G * D]
+    values: list[torch.Tensor]
+    routing_keys: list[torch.Tensor]
+    document_chunks: torch.Tensor  # [n_documents, c_max] indices of chunks
+    chunk_mask: torch.Tensor  # [n_documents, c_max] True where the document has that chunk
+    prefix: list[tuple[torch.Tensor, torch.Tensor]]  # per layer K, V [n_prefix, G, D]
+
+
+@dataclasses.dataclass
+class Queries:
+    """Right-padded prompts against one memory. `targets`: -100 where nothing is to be predicted."""
+
+    ids: torch.Tensor  # [B, T]
+    role0: torch.Tensor  # [B, T] bool: tokens that route
+    targets: torch.Tensor  # [B, T]: the token that should follow
+    positive: torch.Tensor  # [B, n_documents] bool: documents this step needs
+    neutral: torch.Tensor  # [B, n_documents] bool: neither positive nor negative
+    forced: torch.Tensor  # [B] bool: positives are selected whatever their score
+    use_memory: torch.Tensor  # [B] bool: False hides memory from attention
+
+
+def rms_norm(x, weight, eps):
+    y = x.float()
+    y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + eps)
+    return (y * weight.float()).to(x.dtype)
+
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-b, a), dim=-1) * sin
+
+
+def layer_input(x, norm, wq, wk, wv, eps: float):
+    h = rms_norm(x, norm, eps)
+    return h, F.linear(h, wq), F.linear(h, wk), F.linear(h, wv)
+
+
+def layer_output(x, attended, wo, norm, gate, up, down, eps: float):
+    x = x + F.linear(attended, wo)
+    h = rms_norm(x, norm, eps)
+    return x + F.linear(F.silu(F.linear(h, gate)) * F.linear(h, up), down)
+
+
+def fake_int4(w: torch.Tensor) -> torch.Tensor:
+    """Rounded to the folder's int4 form (quantize.quantize_q4); the gradient passes straight through."""
+    g = w.detach().float().unflatten(-1, (-1, 32))
+    low = g.amin(-1, keepdim=True).half().float()
+    scale = ((g.amax(-1, keepdim=True) - low) / 15).half().float()
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    q = torch.round((g - low) / safe).clamp(0, 15)
+    rounded = (q * scale + low).flatten(-2)
+    return w + (rounded - w.detach())
+
+
+class MsaTrainer(nn.Module):
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config, self.msa = config, MsaConfig.parse(config)
+        c = config
+        self.n_layers, hidden = c["num_hidden_layers"], c["hidden_size"]
+        self.n_heads, self.n_kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
+        self.head_dim = c.get("head_dim") or hidden // self.n_heads
+        self.group = self.n_heads // self.n_kv_heads
+        self.eps = c["rms_norm_eps"]
+        self.qk_norm = c["model_type"] in ("msa", "qwen3")
+        q_dim, kv_dim, mlp = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim, c["intermediate_size"]
+        shapes = {
+            "q": (q_dim, hidden), "k": (kv_dim, hidden), "v": (kv_dim, hidden), "o": (hidden, q_dim),
+            "gate": (mlp, hidden), "up": (mlp, hidden), "down": (hidden, mlp),
+        }
+        n_routing = len(self.msa.routing_layers)
+        p = {name: nn.Parameter(torch.randn(self.n_layers, *s) * 0.02) for name, s in shapes.items()}
+        if self.msa.decoupled:
+            p["router_q"] = nn.Parameter(torch.randn(n_routing, q_dim, hidden) * 0.02)
+            p["router_k"] = nn.Parameter(torch.randn(n_routing, kv_dim, hidden) * 0.02)
+        for name in NORMS:
+            p[name] = nn.Parameter(torch.ones(self.n_layers, hidden))
+        if self.qk_norm:
+            for name in HEAD_NORMS:
+                p[name] = nn.Parameter(torch.ones(self.n_layers, self.head_dim))
+        p["embed"] = nn.Parameter(torch.randn(c["vocab_size"], hidden) * 0.02)
+        p["final_norm"] = nn.Parameter(torch.ones(hidden))
+        if not c.get("tie_word_embeddings", False):
+            p["head"] = nn.Parameter(torch.randn(c["vocab_size"], hidden) * 0.02)
+        self.p = nn.ParameterDict(p)
+        self.compute_dtype = torch.float32
+        self.qat = False
+        self.layer_input, self.layer_output = layer_input, layer_output
+        self.live: dict[str, torch.Tensor] = {}
+        inv = 1.0 / c["rope_theta"] ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        angle = torch.arange(4096).float()[:, None] * inv[None]
+        angle = torch.cat((angle, angle), -1)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    # -- Weights in and out, by their names in the folder --
+
+    def named_slices(self):
+        """(folder name, parameter key, index into its first dimension or None)."""
+        for i in range(self.n_layers):
+            kinds = {**MATRICES, **NORMS, **(HEAD_NORMS if self.qk_norm else {})}
+            for key, name in kinds.items():
+                yield f"model.layers.{i}.{name}.weight", key, i
+        if self.msa.decoupled:
+            for r, i in enumerate(self.msa.routing_layers):
+                for key, name in ROUTERS.items():
+                    yield f"model.layers.{i}.{name}.weight", key, r
+        yield "model.embed_tokens.weight", "embed", None
+        yield "model.norm.weight", "final_norm", None
+        if "head" in self.p:
+            yield "lm_head.weight", "head", None
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        """From a folder's weights. Router projectors that it lacks start as copies of q and k."""
+        for name, key, index in self.named_slices():
+            source = weights.get(name)
+            if source is None and key in ROUTERS:
+                layer = self.msa.routing_layers[index]
+                source = weights[f"model.layers.{layer}.{MATRICES[key[-1]]}.weight"]
+            target = self.p[key] if index is None else self.p[key][index]
+            target.copy_(source)
+
+    @torch.no_grad()
+    def export(self) -> dict[str, torch.Tensor]:
+        return {
+            name: (self.p[key] if index is None else self.p[key][index]).detach().float().cpu()
+            for name, key, index in self.named_slices()
+        }
+
+    def refresh(self) -> None:
+        """Recomputes the weights used by forward passes; call after every optimiser step."""
+        self.live = {}
+        for key, w in self.p.items():
+            if self.qat and (key in MATRICES or key in ROUTERS):
+                w = fake_int4(w)
+            self.live[key] = w.to(self.compute_dtype)
+
+    # -- Shared pieces --
+
+    def split_heads(self, x, n):
+        return x.view(*x.shape[:-1], n, self.head_dim)
+
+    def projections(self, i, x, cos, sin):
+        """h [N, hidden], q [N, H, D], k [N, G, D], v [N, G, D] of flat tokens, q and k rotated."""
+        w = self.live
+        h, q, k, v = self.layer_input(x, w["norm1"][i], w["q"][i], w["k"][i], w["v"][i], self.eps)
+        q, k, v = (self.split_heads(q, self.n_heads), self.split_heads(k, self.n_kv_heads),
+                   self.split_heads(v, self.n_kv_heads))
+        if self.qk_norm:
+            q, k = rms_norm(q, w["q_norm"][i], self.eps), rms_norm(k, w["k_norm"][i], self.eps)
+        return h, rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def finish(self, i, x, attended):
+        w = self.live
+        return self.layer_output(x, attended, w["o"][i], w["norm2"][i], w["gate"][i], w["up"][i],
+                                 w["down"][i], self.eps)
+
+    def heads_first(self, x, shape, repeat=True):
+        """[B * T, n, D] -> [B, H, T, D], key heads repeated for their group."""
+        x = x.view(*shape, *x.shape[1:]).transpose(1, 2)
+        return x.repeat_interleave(self.group, 1) if repeat and x.shape[1] != self.n_heads else x
+
+    def angles(self, positions):
+        dtype = self.compute_dtype
+        return self.cos[positions].to(dtype)[:, None], self.sin[positions].to(dtype)[:, None]
+
+    # -- Stage 1 --
+
+    def encode(self, documents: Documents, prefix_ids: torch.Tensor) -> Memory:
+        buckets = [(prefix_ids[None], torch.tensor([len(prefix_ids)], device=prefix_ids.device))]
+        buckets += documents.buckets
+        shapes = [ids.shape for ids, _ in buckets]
+        sizes = [b * t for b, t in shapes]
+        device, chunk = prefix_ids.device, self.msa.chunk
+        flat = torch.cat([ids.reshape(-1) for ids, _ in buckets])
+        x = F.embedding(flat, self.live["embed"])
+        positions = torch.cat([torch.arange(t, device=device).repeat(b) for b, t in shapes])
+        cos, sin = self.angles(positions)
+        masks = [torch.arange(t, device=device)[None] < lengths[:, None]
+                 for (_, t), (_, lengths) in zip(shapes, buckets)]
+        memory = Memory([], [], [], *self.chunk_table(documents), [])
+        for i in range(self.n_layers):
+            h, q, k, v = self.projections(i, x, cos, sin)
+            attended = []
+            for qb, kb, vb, shape in zip(q.split(sizes), k.split(sizes), v.split(sizes), shapes):
+                out = F.scaled_dot_product_attention(
+                    self.heads_first(qb, shape), self.heads_first(kb, shape),
+                    self.heads_first(vb, shape), is_causal=True)
+                attended.append(out.transpose(1, 2).reshape(shape[0] * shape[1], -1))
+            memory.prefix.append((k[: sizes[0]], v[: sizes[0]]))
+            if i in self.msa.routing_layers:
+                r = self.msa.routing_layers.index(i)
+                kr = F.linear(h, self.live["router_k"][r]) if self.msa.decoupled else k.flatten(1)
+
+                def pooled(y):
+                    parts = []
+                    for yb, (b, t), mask in list(zip(y.split(sizes), shapes, masks))[1:]:
+                        n = -(-t // chunk)
+                        m = F.pad(mask, (0, n * chunk - t)).view(b, n, chunk, 1)
+                        z = F.pad(yb.reshape(b, t, -1), (0, 0, 0, n * chunk - t)).view(b, n, chunk, -1)
+                        total = torch.where(m, z, torch.zeros_like(z)).sum(2, dtype=torch.float32)
+                        parts.append((total / m.sum(2).clamp(min=1)).flatten(0, 1))
+                    return torch.cat(parts)
+
+                memory.keys.append(pooled(k.flatten(1)).to(x.dtype))
+                memory.values.append(pooled(v.flatten(1)).to(x.dtype))
+                key = pooled(kr)
+                if self.msa.metric == "cosine":
+                    key = F.normalize(self.split_heads(key, self.n_kv_heads), dim=-1, eps=1e-12).flatten(1)
+                memory.routing_keys.append(key)
+            if i + 1 < self.n_layers:  # nothing reads the last layer's output
+                x = self.finish(i, x, torch.cat(attended))
+        return memory
+
+    def chunk_table(self, documents: Documents):
+        chunk, tables, counts, base = self.msa.chunk, [], [], 0
+        c_max = max(-(-ids.shape[1] // chunk) for ids, _ in documents.buckets)
+        device = documents.buckets[0][0].device
+        for ids, lengths in documents.buckets:
+            b, n = ids.shape[0], -(-ids.shape[1] // chunk)
+            rows = base + torch.arange(b * n, device=device).view(b, n)
+            tables.append(F.pad(rows, (0, c_max - n)))
+            counts.append((lengths + chunk - 1) // chunk)
+            base += b * n
+        mask = torch.arange(c_max, device=device)[None] < torch.cat(counts)[:, None]
+        return torch.cat(tables), mask
+
+    # -- Stages 2 and 3 --
+
+    def document_scores(self, r, i, h, q, queries: Queries, memory: Memory) -> torch.Tensor:
+        """[B, n_documents]: max over role-0 tokens and chunks, float32."""
+        b, t = queries.ids.shape
+        routing = queries.role0.reshape(-1).nonzero()[:, 0]
+        owner = routing // t
+        q = q[routing]
+        if self.msa.decoupled:
+            q = self.split_heads(F.linear(h[routing], self.live["router_q"][r]), self.n_heads)
+        q = q.float()
+        q = F.normalize(q, dim=-1, eps=1e-12) if self.msa.metric == "cosine" else q * self.head_dim**-0.5
+        folded = q.view(-1, self.n_kv_heads, self.group, self.head_dim).sum(2).flatten(1) / self.n_heads
+        dtype = self.compute_dtype
+        scores = (folded.to(dtype) @ memory.routing_keys[r].to(dtype).T).float()  # [tokens, chunks]
+        best = torch.full((b, scores.shape[1]), -1e4, device=scores.device)
+        best = best.scatter_reduce(0, owner[:, None].expand_as(scores), scores, "amax")
+        per_document = best[:, memory.document_chunks].masked_fill(~memory.chunk_mask, -1e4)
+        return per_document.amax(-1)
+
+    def select(self, scores, queries: Queries, memory: Memory):
+        """Chunk rows of the chosen documents [B, k * c_max], their mask, and the documents [B, k]."""
+        ranked = scores.detach() + 1e3 * (queries.positive & queries.forced[:, None])
+        chosen = ranked.topk(min(self.msa.top_k, scores.shape[1]), dim=1).indices
+        rows = memory.document_chunks[chosen].flatten(1)
+        mask = memory.chunk_mask[chosen].flatten(1) & queries.use_memory[:, None]
+        return rows, mask, chosen
+
+    def answer(self, queries: Queries, memory: Memory):
+        """Hidden states [B * T, hidden] before the final norm, and per routing layer the scores
+        [B, n_documents] and the chosen documents [B, k]."""
+        b, t = queries.ids.shape
+        device = queries.ids.device
+        n_prefix = memory.prefix[0][0].shape[0]
+        first = n_prefix + self.msa.top_k
+        cos, sin = self.angles(torch.arange(first, first + t, device=device).repeat(b))
+        x = F.embedding(queries.ids.reshape(-1), self.live["embed"])
+        pad = (-n_prefix) % MEMORY_PAD
+        causal = torch.ones(t, t, dtype=torch.bool, device=device).tril()
+        prefix_mask = (torch.arange(n_prefix + pad, device=device) < n_prefix).expand(t, -1)
+        local_mask = torch.cat([prefix_mask, causal], 1)[None, None]
+        all_scores, all_chosen = [], []
+        for i in range(self.n_layers):
+            h, q, k, v = self.projections(i, x, cos, sin)
+            shared = [F.pad(y, (0, 0, 0, 0, 0, pad))[None].expand(b, -1, -1, -1) for y in memory.prefix[i]]
+            keys, values = [shared[0]], [shared[1]]
+            mask = local_mask
+            if i in self.msa.routing_layers:
+                r = self.msa.routing_layers.index(i)
+                scores = self.document_scores(r, i, h, q, queries, memory)
+                rows, row_mask, chosen = self.select(scores, queries, memory)
+                all_scores.append(scores)
+                all_chosen.append(chosen)
+                shape = (*rows.shape, self.n_kv_heads, self.head_dim)
+                keys.append(F.embedding(rows, memory.keys[r]).view(shape))
+                values.append(F.embedding(rows, memory.values[r]).view(shape))
+                wide = (b, 1, t, -1)
+                mask = torch.cat([prefix_mask[None, None].expand(wide),
+                                  row_mask[:, None, None].expand(wide),
+                                  causal[None, None].expand(wide)], -1)
+            keys.append(k.view(b, t, *k.shape[1:]))
+            values.append(v.view(b, t, *v.shape[1:]))
+            full = [torch.cat(parts, 1).transpose(1, 2).repeat_interleave(self.group, 1)
+                    for parts in (keys, values)]
+            out = F.scaled_dot_product_attention(self.heads_first(q, (b, t)), *full, attn_mask=mask)
+            x = self.finish(i, x, out.transpose(1, 2).reshape(b * t, -1))
+        return x, all_scores, all_chosen
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        x = rms_norm(x, self.live["final_norm"], self.eps)
+        return F.linear(x, self.live.get("head", self.live["embed"])).float()
+
+    # -- Losses --
+
+    def losses(self, queries: Queries, memory: Memory, temperature: float):
+        """Sum of token losses and their count, sum of contrastive losses and their count, metrics."""
+        x, scores, _ = self.answer(queries, memory)
+        targets = queries.targets.reshape(-1)
+        where = (targets >= 0).nonzero()[:, 0]
+        logits = self.logits(x[where])
+        token_loss = F.cross_entropy(logits, targets[where], reduction="sum")
+        right = (logits.argmax(-1) == targets[where]).sum()
+        aux, hit = x.new_zeros((), dtype=torch.float32), []
+        positive, negative = queries.positive, ~(queries.positive | queries.neutral)
+        weight = positive / positive.sum(1, keepdim=True).clamp(min=1)
+        for s in scores:
+            # Each positive against the negatives only (paper's L_aux).
+            s = s / temperature
+            rest = s.masked_fill(~negative, -1e9).logsumexp(1, keepdim=True)
+            aux = aux + (F.softplus(rest - s) * weight).sum() / len(scores)
+            best = s.masked_fill(queries.neutral, -1e9).argmax(1)
+            hit.append(positive.gather(1, best[:, None])[:, 0].sum())
+        routed = positive.any(1).sum()
+        return token_loss, where.numel(), aux, routed, right, torch.stack(hit) if hit else None
