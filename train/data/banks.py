@@ -7,7 +7,7 @@ from . import grammar, natural as nat
 from .lexicon import ENTITY_KINDS, VALUES
 from .natural import Natural
 from .schema import NOT_IN_MEMORY, Bank, Question, approx_tokens
-from .world import Fact, Writer, fill, format_date, sentence, upper_first
+from .world import IMPLIES, Fact, Writer, fill, format_date, sentence, upper_first
 
 DEFAULT_MIX = {"single": 24, "two": 20, "three": 10, "unanswerable": 10, "latest-version": 8, "compare": 3, "list": 4,
                "chat": 8, "needle": 3, "natural-pair": 6, "natural-qa": 4}
@@ -73,7 +73,8 @@ class Builder:
         return added
 
     def decorate(self, text: str) -> str:
-        return self.pick(PREFIX_PARTS[self.split]) + upper_first(text) + self.pick(SUFFIX_PARTS[self.split])
+        suffix = self.pick(SUFFIX_PARTS[self.split]) if text.endswith((".", "?", "!")) else ""
+        return self.pick(PREFIX_PARTS[self.split]) + upper_first(text) + suffix
 
     def wording(self, relation, phrase: str, want_paraphrase: bool = False) -> tuple[str, str, list[str]]:
         """(question, template id, tags) about the object of `relation` for the subject `phrase`."""
@@ -110,7 +111,8 @@ class Builder:
                 last = len(path) == hops - 1
                 used = {r.name for r in path}
                 options = [r for r in self.writer.relations.get(path[-1].object, ())
-                           if r.name not in used and (last or r.object in ENTITY_KINDS)]
+                           if r.name not in used and r.name != IMPLIES.get(path[-1].name)
+                           and (last or r.object in ENTITY_KINDS)]
                 if not options:
                     break
                 path.append(self.pick(options))
@@ -229,7 +231,7 @@ class Builder:
         if fact is None:
             return self.single()
         text, template, tags = self.user_wording(fact)
-        if self.rng.random() < 0.2:  # the user changed it later
+        if self.rng.random() < 0.25 and "mut" in fact.flags:  # the user changed it later
             values, dates = self.distinct(fact.object, self.rng.randint(2, 3)), self.dates(3)
             steps = [[self.user_document(fact, v, d) for v, d in zip(values, dates)]]
             value, tags = values[-1], tags + ["changed"]

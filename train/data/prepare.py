@@ -126,6 +126,7 @@ def gcide(cache: str):
         definition = re.split(r"(?<=[a-z)])[.;:] ", definition)[0].rstrip(".;: ")
         word = head.group(1)
         if (len(body) > 120 and 25 <= len(definition) <= 220 and body.isascii()
+                and "[" not in definition and "]" not in definition and not re.match(r"[A-Z]+[a-z]*\\. ", definition)
                 and not definition.startswith(("See ", "Same as", "of "))):
             rows.append({"s": "gcide", "g": "word:" + word.lower(), "k": word, "q": definition,
                          "d": body})
@@ -198,7 +199,7 @@ def manpages(cache: str):
 
 def natural(cache: str) -> None:
     rows, texts = [], set()
-    limits = {"deb": 26000, "wn": 36000, "gcide": 30000, "man": 9000}
+    limits = {"deb": 36000, "wn": 70000, "gcide": 30000, "man": 9000}
     for read in (debian, wordnet, gcide, manpages):
         part = read(cache)
         part.sort(key=lambda row: order(row["s"] + row["k"] + row["d"]))

@@ -7,6 +7,12 @@ from .grammar import Relation
 from .lexicon import VALUES, Names
 
 
+# A fact of the first relation settles the second one for its object: a married couple is one both ways,
+# who leads a project is its lead. No second fact of that kind is made up.
+IMPLIES = {"spouse": "spouse", "sibling": "sibling", "friend": "friend", "twin": "twin", "leadproject": "projectlead",
+           "projectlead": "leadproject", "ceo": "employer", "founder": "employer", "teamlead": "team"}
+
+
 @dataclass(frozen=True)
 class Fact:
     relation: Relation
@@ -43,8 +49,11 @@ class Writer:
 
     def fact(self, relation: Relation, subject: str, object: str | None = None) -> Fact:
         """A new fact; the object is drawn if not given."""
+        object = object or self.names.value(relation.object)
         self.known.add((relation.name, subject))
-        return Fact(relation, subject, object or self.names.value(relation.object))
+        if relation.name in IMPLIES:
+            self.known.add((IMPLIES[relation.name], object))
+        return Fact(relation, subject, object)
 
     def side_facts(self, kind: str, subject: str, count: int, avoid: set[str]) -> list[Fact]:
         """Up to `count` further facts about a subject, none of a relation in `avoid`."""
