@@ -35,7 +35,9 @@ namespace msadb {
 class LoadedModel {
  public:
   // NotFound / Corruption / InvalidArgument / Unsupported name the file and what is wrong with it.
-  static Result<std::shared_ptr<LoadedModel>> Load(const std::string& model_path, int threads = 0);
+  // `threads` and `device` as in Options.
+  static Result<std::shared_ptr<LoadedModel>> Load(const std::string& model_path, int threads = 0,
+                                                   const std::string& device = "auto");
   virtual ~LoadedModel() = default;
 
   virtual std::string fingerprint() const = 0;    // hex SHA-256 of config, tokenizer, templates, weights

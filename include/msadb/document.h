@@ -28,11 +28,12 @@ using Metadata = std::map<std::string, MetadataValue>;
 // A document to insert. Limits are those of `Limits` in options.h; what exceeds one is refused with
 // InvalidArgument and nothing is stored.
 struct NewDocument {
-  std::string text;                  // UTF-8, not empty; stored and returned byte for byte
+  std::string text;  // UTF-8, more than white space; stored and returned byte for byte
   std::optional<std::string> key;    // the caller's own name for it, unique in the collection
-  Metadata metadata;
+  Metadata metadata;                 // names: 1..256 bytes, not starting with '$'; finite numbers
   std::string source;                // provenance: who or what wrote it; free text, may be empty
   std::optional<TimePoint> expires_at;  // from then on invisible, and deleted soon after
+  std::optional<TimePoint> created_at;  // default: now. For imports and migrations.
 };
 
 // One stored stretch of a document: what the model encodes as a unit and cites by number.

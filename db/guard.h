@@ -1,0 +1,34 @@
+// No exception leaves the public API: whatever a callback, an allocation or a library throws
+// becomes a Status here.
+#ifndef MSADB_DB_GUARD_H_
+#define MSADB_DB_GUARD_H_
+
+#include <exception>
+#include <new>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "msadb/status.h"
+
+namespace msadb::db {
+
+// Calls fn(), which returns Status or Result<T>.
+template <typename Fn>
+std::invoke_result_t<Fn> Guard(Fn&& fn) {
+  try {
+    return std::forward<Fn>(fn)();
+  } catch (const std::bad_alloc&) {
+    return Status::ResourceExhausted(
+        "out of memory; lower Options::index_bytes_max or block_cache_bytes, or use smaller "
+        "batches");
+  } catch (const std::exception& e) {
+    return Status::Internal(std::string("unexpected exception: ") + e.what());
+  } catch (...) {
+    return Status::Internal("unexpected exception of an unknown type");
+  }
+}
+
+}  // namespace msadb::db
+
+#endif  // MSADB_DB_GUARD_H_
