@@ -83,7 +83,7 @@ class Builder:
         if paraphrases and (want_paraphrase or luck < 0.3):
             form = self.pick(paraphrases)
             return fill(form, phrase), f"{relation.name}/P{relation.paraphrases.index(form)}", ["paraphrase"]
-        if luck < 0.7 or not relation.phrases:
+        if luck < 0.7 or not relation.part("phrases", self.split):
             form = self.pick(relation.part("questions", self.split))
             return fill(form, phrase), f"{relation.name}/Q{relation.questions.index(form)}", []
         noun = self.pick(relation.part("phrases", self.split))
@@ -106,13 +106,14 @@ class Builder:
     def path(self, hops: int) -> list:
         """Relations that chain: each one's object is the next one's subject."""
         while True:
-            path = [self.relation(lambda r: hops == 1 or r.object in ENTITY_KINDS)]
+            # A relation inside a chain needs a noun phrase of this split.
+            path = [self.relation(lambda r: hops == 1 or r.object in ENTITY_KINDS and r.part("phrases", self.split))]
             while len(path) < hops:
                 last = len(path) == hops - 1
                 used = {r.name for r in path}
                 options = [r for r in self.writer.relations.get(path[-1].object, ())
                            if r.name not in used and r.name != IMPLIES.get(path[-1].name)
-                           and (last or r.object in ENTITY_KINDS)]
+                           and (last or r.object in ENTITY_KINDS and r.part("phrases", self.split))]
                 if not options:
                     break
                 path.append(self.pick(options))
