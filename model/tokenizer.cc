@@ -655,6 +655,7 @@ Status Tokenizer::Impl::ReadNormalizer(const json& component, int depth) {
 }
 
 Status Tokenizer::Impl::ReadPreTokenizer(const json& component, int depth, bool* byte_level) {
+  if (component.is_null()) return Status();
   const std::string type = TypeOf(component);
   if (type == "Sequence" && At(component, "pretokenizers").is_array() && depth < 2) {
     for (const json& part : component["pretokenizers"]) {
@@ -825,25 +826,25 @@ Status Tokenizer::Impl::ReadAddedTokens(const json& list) {
       return Status::InvalidArgument("added token " + Quoted(token.content) + " with id " +
                                      std::to_string(token.id) + " contradicts another token");
     }
-    SetBytes(token.id, token.content, /*spelled=*/false);
-    special[static_cast<size_t>(token.id)] = token.special;
-    added.push_back(std::move(token));
-  }
-  for (const AddedToken& token : added) {
-    if (!added_ids.emplace(token.content, token.id).second) {
-      return Status::InvalidArgument("added token " + Quoted(token.content) + " occurs twice");
-    }
-    template_matcher.Add(token.content, &token);
-    if (!token.normalized) {
-      raw_matcher.Add(token.content, &token);
-      continue;
-    }
+    // A token that is matched in normalised text stands for its normalised content.
     std::string storage;
     std::string_view pattern = token.content;
-    if (nfc) {
+    if (nfc && token.normalized) {
       MSADB_ASSIGN_OR_RETURN(pattern, NormalizeNfc(token.content, &storage));
     }
-    normalized_matcher.Add(std::string(pattern), &token);
+    SetBytes(token.id, pattern, /*spelled=*/false);
+    special[static_cast<size_t>(token.id)] = token.special;
+    // `added` has its final capacity, so pointers into it last.
+    const AddedToken& kept = added.emplace_back(std::move(token));
+    if (!added_ids.emplace(kept.content, kept.id).second) {
+      return Status::InvalidArgument("added token " + Quoted(kept.content) + " occurs twice");
+    }
+    template_matcher.Add(kept.content, &kept);
+    if (kept.normalized) {
+      normalized_matcher.Add(storage.empty() ? kept.content : storage, &kept);
+    } else {
+      raw_matcher.Add(kept.content, &kept);
+    }
   }
   return Status();
 }
