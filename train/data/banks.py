@@ -4,7 +4,7 @@ import random
 from typing import Iterator
 
 from . import grammar, natural as nat
-from .lexicon import ENTITY_KINDS, VALUES
+from .lexicon import ENTITY_KINDS, VALUES, warm
 from .natural import Natural
 from .schema import NOT_IN_MEMORY, Bank, Question, approx_tokens
 from .world import IMPLIES, Fact, Writer, fill, format_date, sentence, upper_first
@@ -458,6 +458,7 @@ def iter_banks(seed, split: str = "train", workers: int = 0, start: int = 0, cou
         for key in seeds():
             yield make_bank(key, split, **arguments)
         return
+    warm(split)
     context = multiprocessing.get_context("fork")
     with context.Pool(workers, _init_worker, ({"split": split, **arguments},)) as pool:
         # A window of tasks instead of imap, which would run ahead of the consumer without bound.

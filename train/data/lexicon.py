@@ -341,3 +341,11 @@ class Names:
 
     def _shelf(self) -> str:
         return f"shelf {self.rng.choice(_LETTERS)}{self.rng.randint(1, 60)}"
+
+
+def warm(split: str) -> None:
+    """Builds the name pools of a split, so that forked workers share them."""
+    person_parts(split)
+    for kind in ENTITY_KINDS[1:]:
+        for filler in (False, True):
+            pool(kind, split, filler)

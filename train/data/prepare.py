@@ -1,6 +1,8 @@
-"""Turns the fetched packages into the two compact files the data package reads.
+"""Turns the fetched packages into the compact files the data package reads.
 
   prepare.py natural CACHE          CACHE/natural.jsonl.xz from apt lists and unpacked packages
+  prepare.py prose CACHE            prose_docs.jsonl beside this script: passages of public-domain and
+                                    verbatim-copyable texts, for the questions in prose_qa.jsonl
   prepare.py names FAKER_FOLDER     names.txt beside this script, from an unpacked `faker` wheel
 
 A line of natural.jsonl.xz is {"s": source, "g": group, "k": key, "q": short line, "d": long text,
@@ -248,5 +250,50 @@ def names(faker: str) -> None:
     print(len(first), len(last))
 
 
+def passages(text: str, prefix: str) -> list[dict]:
+    """Paragraphs of a text, short ones joined with the next, unwrapped."""
+    rows, current = [], ""
+    for paragraph in re.split(r"\n\s*\n", text):
+        paragraph = re.sub(r"[-=]{4,}", "", paragraph)
+        paragraph = re.sub(r"\s+", " ", paragraph).strip()
+        if not paragraph:
+            continue
+        if current and len(current) + len(paragraph) > 900:
+            rows.append(current)
+            current = ""
+        current = f"{current}\n{paragraph}" if current else paragraph
+        if len(current) >= 350:
+            rows.append(current)
+            current = ""
+    if current:
+        rows.append(current)
+    return [{"id": f"{prefix}/{i}", "text": row} for i, row in enumerate(rows)]
+
+
+def prose(cache: str) -> None:
+    rows = []
+    for name in ("Apache-2.0", "MPL-2.0", "GPL-3", "CC0-1.0"):
+        with open(f"/usr/share/common-licenses/{name}", encoding="utf-8") as f:
+            rows += passages(f.read(), name)
+    for name in ("us-constitution", "us-declaration"):
+        with gzip.open(f"{cache}/x/miscfiles/usr/share/state/{name}.gz", "rt", encoding="utf-8") as f:
+            rows += passages(f.read(), name)
+    with gzip.open(f"{cache}/x/jargon-text/usr/share/doc/jargon-text/jargon.txt.gz", "rt",
+                   encoding="utf-8") as f:
+        jargon = f.read()
+    entries = []
+    for entry in re.split(r"\n(?=   :\S)", jargon)[1:]:
+        text = re.sub(r"\s+", " ", entry).strip()[1:]
+        key = text.split(":")[0]
+        if 200 <= len(text) <= 1000 and key[0] in "ABCDabcd":
+            entries.append({"id": "jargon/" + key, "text": text})
+    rows += sorted({row["id"]: row for row in entries}.values(), key=lambda row: row["id"])
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "prose_docs.jsonl"), "w",
+              encoding="utf-8") as f:
+        for row in rows:
+            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(len(rows), "passages")
+
+
 if __name__ == "__main__":
-    {"natural": natural, "names": names}[sys.argv[1]](sys.argv[2])
+    {"natural": natural, "prose": prose, "names": names}[sys.argv[1]](sys.argv[2])
