@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <new>
 #include <string_view>
 
@@ -34,6 +35,26 @@ constexpr const char kLesson[] =
     "  other model   4 damaged bytes   5 input/output, disk or memory   6 in use by another\n"
     "  process   7 deadline passed   8 unsupported   9 a defect in msadb   130 cancelled";
 
+// Options as "--limit INT=100"; CLI11's own form also repeats checks and exclusions, which is
+// noise beside a lesson in words.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(30); }
+
+  std::string make_option_opts(const CLI::Option* option) const override {
+    std::string text;
+    if (option->get_type_size() != 0 && !option->get_positional()) text = " " + ValueName(*option);
+    if (!option->get_default_str().empty()) text += "=" + option->get_default_str();
+    return text;
+  }
+
+ private:
+  static std::string ValueName(const CLI::Option& option) {
+    const std::string name = option.get_type_name();  // "INT:INT in [0 - 10]"
+    return name.substr(0, name.find(':'));
+  }
+};
+
 bool WantsJson(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
@@ -48,7 +69,7 @@ int Run(int argc, char** argv) {
   app.footer(kLesson);
   app.set_version_flag("--version", std::string("msadb ") + MSADB_VERSION);
   app.require_subcommand(1);
-  app.get_formatter()->column_width(32);
+  app.formatter(std::make_shared<HelpFormatter>());
 
   Chosen chosen;
   AddDatabaseVerbs(app, &chosen);

@@ -6,6 +6,7 @@ Environment: MSADB_BUILD_DIR, MSADB_SOURCE_DIR, MSADB_MODEL_A.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,11 +15,12 @@ import unittest
 BUILD = os.environ["MSADB_BUILD_DIR"]
 SOURCE = pathlib.Path(os.environ["MSADB_SOURCE_DIR"])
 MODEL = os.environ["MSADB_MODEL_A"]
+README_MODEL = "models/.local/smollm2-135m"
 
 
-def run(*command, stdin=""):
+def run(*command, stdin="", directory=None):
     process = subprocess.run([str(word) for word in command], input=stdin, capture_output=True,
-                             text=True, errors="replace", timeout=900, check=False)
+                             text=True, errors="replace", timeout=900, cwd=directory, check=False)
     if process.returncode != 0:
         raise AssertionError(f"{command} ended with {process.returncode}\n"
                              f"{process.stdout}\n{process.stderr}")
@@ -34,12 +36,18 @@ class InstalledPackageTest(unittest.TestCase):
         run("cmake", "--install", BUILD, "--prefix", cls.prefix)
         # A copy, so that nothing can be found through the source tree.
         shutil.copytree(SOURCE / "examples", cls.folder / "examples")
+        # The README's program is built the same way, as it stands there.
+        program = re.search(r"```cpp\n(.*?)```", (SOURCE / "README.md").read_text(), re.DOTALL).group(1)
+        (cls.folder / "examples" / "readme.cc").write_text(program.replace(README_MODEL, MODEL))
+        with (cls.folder / "examples" / "CMakeLists.txt").open("a") as lists:
+            lists.write("add_executable(readme readme.cc)\n"
+                        "target_link_libraries(readme PRIVATE msadb::msadb)\n")
         run("cmake", "-G", "Ninja", "-S", cls.folder / "examples", "-B", cls.folder / "build",
-            f"-DCMAKE_PREFIX_PATH={cls.prefix}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
+            f"-DCMAKE_PREFIX_PATH={cls.prefix}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror -Wno-missing-field-initializers")
         run("cmake", "--build", cls.folder / "build", "-j", "2")
 
-    def example(self, name, *arguments, stdin=""):
-        return run(self.folder / "build" / name, *arguments, stdin=stdin)
+    def example(self, name, *arguments, **options):
+        return run(self.folder / "build" / name, *arguments, **options)
 
     def test_only_public_headers_are_installed(self):
         installed = sorted(path.name for path in (self.prefix / "include").rglob("*.h"))
@@ -56,6 +64,11 @@ class InstalledPackageTest(unittest.TestCase):
 
     def test_the_program_is_installed(self):
         self.assertRegex(run(self.prefix / "bin" / "msadb", "--version"), r"^msadb \d")
+
+    def test_the_program_of_the_readme(self):
+        printed = self.example("readme", directory=self.folder)
+        self.assertTrue(printed.endswith("\n"))
+        self.assertTrue((self.folder / "notes").is_dir())
 
     def test_agent_memory(self):
         folder = self.folder / "agent"
