@@ -35,6 +35,9 @@ double ExactDot(const float* a, const float* b, size_t dim) {
   return sum;
 }
 
+// About a millisecond of one core.
+constexpr size_t kThreadedWorkMin = size_t{1} << 25;
+
 // The canonical score of a document whose rows are keys [n_rows, dim]. Only pairs whose float32
 // product is within the error bound of the best are worth a float64 one.
 float CanonicalScore(const SearchRequest& request, const float* keys, size_t n_rows,
@@ -63,6 +66,15 @@ float CanonicalScore(const SearchRequest& request, const float* keys, size_t n_r
 
 }  // namespace
 
+bool WorthThreads(size_t n_rows, size_t dim, size_t n_tokens) {
+  // Reading a key from memory takes as long as multiplying it with about 16 tokens.
+  return n_rows * dim >= kThreadedWorkMin / (n_tokens + 16);
+}
+
+// The number of threads is a setting of the calling thread, which OpenBLAS (OpenMP) respects.
+OneThreadBlas::OneThreadBlas() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+OneThreadBlas::~OneThreadBlas() { omp_set_num_threads(threads_); }
+
 Scratch::Scratch(size_t floats_per_thread)
     // A cache line apart, so that threads do not write to each other's lines.
     : stride_(floats_per_thread + 16), floats_(stride_ * omp_get_max_threads()) {}
@@ -89,7 +101,14 @@ std::vector<RoutedDocument> Rank(const SearchRequest& request,
   std::vector<RoutedDocument> ranked(candidates.size());
   Scratch scratch(kTileRows * kTileTokens);
   const auto n = static_cast<int64_t>(candidates.size());
-#pragma omp parallel for schedule(dynamic) if (n > 1)
+  size_t n_rows = 0;
+  for (const Candidate& candidate : candidates) {
+    n_rows += version.segments[candidate.segment].n_chunks(candidate.ordinal);
+  }
+  const int n_threads =
+      WorthThreads(n_rows, version.config.dim, request.n_tokens) ? omp_get_max_threads() : 1;
+  const OneThreadBlas one_thread_blas;
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
   for (int64_t i = 0; i < n; ++i) {
     const SegmentView& view = version.segments[candidates[i].segment];
     const uint32_t ordinal = candidates[i].ordinal;

@@ -31,6 +31,23 @@ void MaxScores(const float* keys, size_t n_rows, size_t dim, const float* querie
 std::vector<RoutedDocument> Rank(const SearchRequest& request,
                                  const std::vector<Candidate>& candidates);
 
+// Whether scoring `n_rows` rows against `n_tokens` tokens is enough work for several threads.
+// Waking them costs more than a small search, and far more while other programs use the cores.
+bool WorthThreads(size_t n_rows, size_t dim, size_t n_tokens);
+
+// Keeps BLAS on the calling thread while it lives: this room shares out the tiles itself, and
+// inside a region of one thread BLAS would start its own. Affects no other thread.
+class OneThreadBlas {
+ public:
+  OneThreadBlas();
+  ~OneThreadBlas();
+  OneThreadBlas(const OneThreadBlas&) = delete;
+  OneThreadBlas& operator=(const OneThreadBlas&) = delete;
+
+ private:
+  int threads_;
+};
+
 // Per-thread working memory for a parallel region, where nothing may throw.
 class Scratch {
  public:

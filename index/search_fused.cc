@@ -92,7 +92,10 @@ std::vector<float> ScoreRows(const SearchRequest& request, const Plan& plan) {
   Scratch products(kTileRows * kTileTokens);
   Scratch gathered(gathers ? kTileRows * dim : 0);
   const auto n_tiles = static_cast<int64_t>(plan.tiles.size());
-#pragma omp parallel for schedule(dynamic) if (n_tiles > 1)
+  const int n_threads =
+      WorthThreads(plan.n_rows, dim, request.n_tokens) ? omp_get_max_threads() : 1;
+  const OneThreadBlas one_thread_blas;
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
   for (int64_t i = 0; i < n_tiles; ++i) {
     const Tile& tile = plan.tiles[i];
     const float* keys = plan.runs[tile.run_begin].keys;
