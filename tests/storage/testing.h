@@ -45,9 +45,9 @@ Status ToStatus(const Result<T>& result) {
   return result.status();
 }
 
-// A new empty folder, gone with the object. In memory where the machine has a place for that: the tests
-// are about what the store does, and simulate power loss themselves, so that a disk's fsync would only
-// cost time. TMPDIR overrides it.
+// A new empty folder, gone with the object. In memory where the machine has a place for that: the
+// tests are about what the store does, and simulate power loss themselves, so that a disk's fsync
+// would only cost time. TMPDIR overrides it.
 class TempFolder {
  public:
   TempFolder() {
