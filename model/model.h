@@ -30,14 +30,17 @@
 namespace msadb::model {
 
 struct ModelOptions {
-  int threads = 0;               // 0: one per core this process may use
-  std::string device = "auto";   // "auto", "cpu" or "cuda:N"; a device this build lacks: Unsupported
+  int threads = 0;              // 0: one per core this process may use
+  std::string device = "auto";  // "auto", "cpu" or "cuda:N"; a device this build lacks: Unsupported
   // Documents of more tokens are refused (number and template included). 0: what the model folder
   // says, else 2048.
   size_t document_tokens_max = 0;
   // Packed tokens that run through the layers at once; bounds the workspace. A longer document
   // still runs whole.
   size_t encode_batch_tokens = 2048;
+  // Compute with float32 activations also where weights are quantised (kernels/matmul.h). Much
+  // slower; for comparing with a reference.
+  bool exact = false;
 };
 
 // When a computing call must give up. Checked at least once per layer and per generated token.
@@ -122,10 +125,10 @@ class Model {
   virtual const std::string& fingerprint() const = 0;  // hex SHA-256 of config, tokenizer,
                                                        // templates and weights
   virtual const std::string& description() const = 0;  // one line for people
-  virtual size_t kv_dim() const = 0;            // n_kv_heads * head_dim, width of every memory row
+  virtual size_t kv_dim() const = 0;  // n_kv_heads * head_dim, width of every memory row
   virtual size_t routing_layer_count() const = 0;
-  virtual size_t chunk_tokens() const = 0;      // pooling_kernel_size
-  virtual size_t top_k() const = 0;             // documents each routing layer attends to
+  virtual size_t chunk_tokens() const = 0;  // pooling_kernel_size
+  virtual size_t top_k() const = 0;         // documents each routing layer attends to
   virtual size_t document_tokens_max() const = 0;
   virtual std::string_view routing_metric() const = 0;  // "cosine" or "scaled_dot"
 

@@ -1,0 +1,348 @@
+#include "model/interleave.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <new>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "kernels/sample.h"
+#include "model/answer_text.h"
+
+namespace msadb::model {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double MillisecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+bool EndsWith(std::span<const int32_t> tokens, std::span<const int32_t> ending) {
+  return !ending.empty() && tokens.size() >= ending.size() &&
+         std::equal(ending.begin(), ending.end(), tokens.end() - ending.size());
+}
+
+size_t TokenCount(std::span<const PromptPart> parts) {
+  size_t count = 0;
+  for (const PromptPart& part : parts) count += part.tokens.size();
+  return count;
+}
+
+// How a retrieval list ended.
+enum class ListEnd : uint8_t {
+  kClosed,  // by the string that closes a list of numbers
+  kDone,    // by the end-of-retrieval string
+  kCut,     // by a stop token or the limit
+};
+
+class Answering {
+ public:
+  Answering(std::string_view question, MemoryBank& bank, const AnswerOptions& options,
+            const AnswerParts& parts)
+      : question_(question),
+        bank_(bank),
+        options_(options),
+        config_(*parts.config),
+        tokenizer_(*parts.tokenizer),
+        templates_(*parts.templates),
+        generator_(*parts.generator),
+        position_first_(parts.prefix_tokens + static_cast<size_t>(config_.msa.top_k_docs)),
+        rounds_max_(static_cast<size_t>(std::max(options.rounds_max, 1))),
+        answer_tokens_max_(static_cast<size_t>(std::max(options.answer_tokens_max, 1))),
+        random_(options.seed) {}
+
+  Result<AnswerResult> Run() {
+    MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> question, templates_.Question(question_));
+    prompt_.push_back({TokenRole::kQuery, std::move(question)});
+    prompt_.push_back({TokenRole::kTemplate, templates_.tail()});
+    prompt_.push_back({TokenRole::kGenerated, templates_.response_head()});
+    if (templates_.retrieval() == RetrievalMode::kRoute) {
+      MSADB_RETURN_IF_ERROR(RetrieveByRouting());
+    } else {
+      MSADB_RETURN_IF_ERROR(RetrieveByNumbers());
+    }
+    MSADB_RETURN_IF_ERROR(GenerateAnswer());
+    MSADB_RETURN_IF_ERROR(Cite());
+    for (const RoundTrace& round : result_.rounds) {
+      result_.prompt_tokens += round.prompt_tokens;
+      result_.generated_tokens += round.generated_tokens;
+    }
+    return std::move(result_);
+  }
+
+ private:
+  // Leaves context_ where the answer starts: retrieval ended, the question repeated.
+  Status RetrieveByNumbers() {
+    MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> restart, templates_.Restart(question_));
+    reserved_tokens_ =
+        templates_.appended_end().size() + templates_.retrieval_end().size() + restart.size();
+    ListEnd list_end = ListEnd::kCut;
+    for (size_t round = 1;; ++round) {
+      MSADB_RETURN_IF_ERROR(StartRound());
+      if (round == rounds_max_) break;
+      MSADB_ASSIGN_OR_RETURN(list_end, GenerateNumbers());
+      if (list_end != ListEnd::kClosed) break;
+      MSADB_ASSIGN_OR_RETURN(const bool appended, AppendTexts(this_round().generated));
+      if (!appended) break;
+    }
+    std::vector<int32_t> tokens;
+    if (list_end != ListEnd::kDone) tokens = templates_.retrieval_end();
+    tokens.insert(tokens.end(), restart.begin(), restart.end());
+    if (tokens.empty()) return Status::Ok();
+    this_round().prompt_tokens += static_cast<uint32_t>(tokens.size());
+    return generator_.Append(tokens, options_.limits, &context_);
+  }
+
+  // Leaves context_ where the answer starts: the best routed documents' text read in chat form.
+  Status RetrieveByRouting() {
+    const auto wanted = static_cast<size_t>(templates_.route_documents());
+    MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> head, templates_.AnswerHead(question_));
+    MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> tail, templates_.AnswerTail(question_));
+    reserved_tokens_ = tail.size();
+    MSADB_RETURN_IF_ERROR(CheckRoom(0));
+    std::vector<DocumentNumber> numbers;
+    if (wanted > 0 && rounds_max_ > 1 && bank_.document_count() > 0) {
+      result_.rounds.emplace_back();
+      const auto start = Clock::now();
+      prompt_.resize(1);  // later tokens cannot change what the question's tokens route to
+      PrefillTrace trace;
+      auto routed = generator_.Prefill(prompt_, bank_,
+                                       {.route_count = RouteCount(wanted), .routing_only = true},
+                                       options_.limits, &trace);
+      if (!routed.ok()) return routed.status();
+      Record(TokenCount(prompt_), start, &trace);
+      for (const RoutedDocument& document : FuseLayers(trace.layers)) {
+        if (numbers.size() < wanted) numbers.push_back(document.number);
+      }
+    }
+    prompt_.clear();
+    prompt_.push_back({TokenRole::kTemplate, std::move(head)});
+    if (!numbers.empty()) {
+      MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
+      prompt_.push_back(std::move(texts));
+    }
+    prompt_.push_back({TokenRole::kQuery, std::move(tail)});
+    reserved_tokens_ = 0;
+    return StartRound();
+  }
+
+  // Prefills the prompt so far with fresh routing.
+  Status StartRound() {
+    MSADB_RETURN_IF_ERROR(CheckRoom(0));
+    result_.rounds.emplace_back();
+    const auto start = Clock::now();
+    PrefillTrace trace;
+    auto context = generator_.Prefill(prompt_, bank_, {.tokens_to_come = answer_tokens_max_},
+                                      options_.limits, &trace);
+    if (!context.ok()) return context.status();
+    context_ = std::move(*context);
+    Record(TokenCount(prompt_), start, &trace);
+    return Status::Ok();
+  }
+
+  // Notes a prefill of this round. The trace keeps the documents attended to.
+  void Record(size_t tokens, Clock::time_point start, PrefillTrace* trace) {
+    RoundTrace& round = this_round();
+    round.prefill_ms = MillisecondsSince(start);
+    round.routing_ms = trace->routing_ms;
+    round.fetch_ms = trace->fetch_ms;
+    round.prompt_tokens += static_cast<uint32_t>(tokens);
+    round.layers = trace->layers;
+    for (LayerTrace& layer : round.layers) {
+      const auto top_k = static_cast<size_t>(config_.msa.top_k_docs);
+      layer.documents.resize(std::min(layer.documents.size(), top_k));
+    }
+  }
+
+  // Greedy, until the list is closed. Fills this round's `generated`; the prompt gains the tokens.
+  Result<ListEnd> GenerateNumbers() {
+    const auto start = Clock::now();
+    const auto tokens_max = static_cast<size_t>(std::max(options_.retrieval_tokens_max, 1));
+    std::vector<int32_t> tokens;
+    ListEnd list_end = ListEnd::kCut;
+    while (tokens.size() < tokens_max) {
+      MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(0));
+      if (IsStop(token)) break;
+      tokens.push_back(token);
+      MSADB_RETURN_IF_ERROR(generator_.Append({&token, 1}, options_.limits, &context_));
+      if (EndsWith(tokens, templates_.numbers_end())) {
+        list_end = ListEnd::kClosed;
+        break;
+      }
+      if (EndsWith(tokens, templates_.retrieval_end())) {
+        list_end = ListEnd::kDone;
+        break;
+      }
+    }
+    RoundTrace& round = this_round();
+    round.generated = ParseNumbers(tokenizer_.Decode(tokens));
+    round.generated_tokens += static_cast<uint32_t>(tokens.size());
+    round.decode_ms += MillisecondsSince(start);
+    prompt_.push_back({TokenRole::kGenerated, std::move(tokens)});
+    return list_end;
+  }
+
+  // Appends the text of those numbers that exist and were not read before, within the limits. False
+  // when there is none: another round would see nothing new.
+  Result<bool> AppendTexts(const std::vector<DocumentNumber>& numbers) {
+    MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
+    if (texts.tokens.empty()) return false;
+    // Role 0 covers the question and the newest texts: those of earlier rounds route no more.
+    for (size_t i = 1; i < prompt_.size(); ++i) {
+      if (prompt_[i].role == TokenRole::kQuery) prompt_[i].role = TokenRole::kGenerated;
+    }
+    prompt_.push_back(std::move(texts));
+    prompt_.push_back({TokenRole::kTemplate, templates_.appended_end()});
+    return true;
+  }
+
+  // The filled-in texts of documents, and notes them as appended in this round.
+  Result<PromptPart> ReadTexts(const std::vector<DocumentNumber>& numbers) {
+    PromptPart texts{TokenRole::kQuery, {}};
+    const auto tokens_max = static_cast<size_t>(std::max(options_.retrieved_text_tokens_max, 0));
+    RoundTrace& round = this_round();
+    for (DocumentNumber number : numbers) {
+      if (round.appended.size() >= static_cast<size_t>(options_.documents_per_round_max)) break;
+      if (std::find(read_.begin(), read_.end(), number) != read_.end()) continue;
+      auto text = bank_.Text(number);
+      if (text.status().code() == StatusCode::kNotFound) continue;
+      if (!text.ok()) return text.status();
+      MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
+                             templates_.AppendedDocument(number, *text));
+      if (texts.tokens.size() + tokens.size() > tokens_max) break;
+      if (!CheckRoom(texts.tokens.size() + tokens.size()).ok()) break;
+      texts.tokens.insert(texts.tokens.end(), tokens.begin(), tokens.end());
+      round.appended.push_back(number);
+      read_.push_back(number);
+    }
+    return texts;
+  }
+
+  Status GenerateAnswer() {
+    const auto start = Clock::now();
+    AnswerText answer(templates_.strings().answer_prefix, options_.on_text);
+    StreamDecoder decoder(&tokenizer_);
+    result_.finish_reason = FinishReason::kLength;
+    RoundTrace& round = this_round();
+    for (size_t i = 0; i < answer_tokens_max_; ++i) {
+      MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(options_.temperature));
+      if (IsStop(token)) {
+        result_.finish_reason = FinishReason::kStop;
+        break;
+      }
+      ++round.generated_tokens;
+      MSADB_RETURN_IF_ERROR(answer.Push(decoder.Push(token)));
+      if (i + 1 == answer_tokens_max_) break;
+      MSADB_RETURN_IF_ERROR(generator_.Append({&token, 1}, options_.limits, &context_));
+    }
+    MSADB_RETURN_IF_ERROR(answer.Push(decoder.Finish()));
+    MSADB_RETURN_IF_ERROR(answer.Finish());
+    result_.text = answer.text();
+    round.decode_ms += MillisecondsSince(start);
+    return Status::Ok();
+  }
+
+  // What was read, then what the answer names beyond that.
+  Status Cite() {
+    for (DocumentNumber number : read_) result_.citations.push_back({number, true, false});
+    for (DocumentNumber number : ParseNumbers(result_.text)) {
+      auto cited = std::find_if(result_.citations.begin(), result_.citations.end(),
+                                [&](const CitedDocument& c) { return c.number == number; });
+      if (cited == result_.citations.end()) {
+        auto text = bank_.Text(number);
+        if (text.status().code() == StatusCode::kNotFound) continue;
+        if (!text.ok()) return text.status();
+        cited = result_.citations.insert(cited, {number, false, false});
+      }
+      cited->in_answer = true;
+    }
+    return Status::Ok();
+  }
+
+  Result<int32_t> NextToken(float temperature) {
+    // Rows of the head past the tokenizer's vocabulary stand for nothing.
+    const size_t count = std::min(context_.logits.size(), tokenizer_.vocab_size());
+    const int32_t token = kernels::Sample(
+        {context_.logits.data(), count, temperature, options_.top_p}, random_, &scratch_);
+    if (token < 0) {
+      return Status::Corruption(
+          "the model produced logits that are not finite: its weights are damaged or of a kind "
+          "this engine cannot compute");
+    }
+    return token;
+  }
+
+  bool IsStop(int32_t token) const {
+    const auto& stops = templates_.stop_tokens();
+    const auto& eos = config_.eos_token_ids;
+    return std::binary_search(stops.begin(), stops.end(), token) ||
+           std::binary_search(eos.begin(), eos.end(), token);
+  }
+
+  // Whether the prompt so far, `more` tokens, what must follow and an answer fit the model's
+  // positions.
+  Status CheckRoom(size_t more) const {
+    const size_t needed =
+        position_first_ + TokenCount(prompt_) + more + reserved_tokens_ + answer_tokens_max_;
+    if (needed <= static_cast<size_t>(config_.max_position_embeddings)) return Status::Ok();
+    return Status::InvalidArgument("the question is too long: with its answer it takes " +
+                                   std::to_string(needed) + " positions, the model has " +
+                                   std::to_string(config_.max_position_embeddings) +
+                                   "; shorten it or lower the number of answer tokens");
+  }
+
+  // Enough documents per layer that the fused ranking rarely rests on a document's absence.
+  static size_t RouteCount(size_t wanted) { return std::max<size_t>(4 * wanted, 64); }
+
+  RoundTrace& this_round() {
+    if (result_.rounds.empty()) result_.rounds.emplace_back();
+    return result_.rounds.back();
+  }
+
+  const std::string_view question_;
+  MemoryBank& bank_;
+  const AnswerOptions& options_;
+  const ModelConfig& config_;
+  const Tokenizer& tokenizer_;
+  const Templates& templates_;
+  Generator& generator_;
+  const size_t position_first_;
+  const size_t rounds_max_;
+  const size_t answer_tokens_max_;
+  std::mt19937_64 random_;
+  std::vector<std::pair<float, int32_t>> scratch_;
+
+  std::vector<PromptPart> prompt_;
+  size_t reserved_tokens_ = 0;  // fixed tokens that will follow the texts read
+  Context context_;
+  std::vector<DocumentNumber> read_;  // documents whose text was appended, in order
+  AnswerResult result_;
+};
+
+}  // namespace
+
+std::vector<DocumentNumber> ParseNumbers(std::string_view text) {
+  std::vector<DocumentNumber> numbers;
+  for (size_t open = text.find('['); open != std::string_view::npos;
+       open = text.find('[', open + 1)) {
+    DocumentNumber number = 0;
+    const char* const end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data() + open + 1, end, number);
+    if (parsed.ec == std::errc() && parsed.ptr != end && *parsed.ptr == ']') {
+      numbers.push_back(number);
+    }
+  }
+  return numbers;
+}
+
+Result<AnswerResult> AnswerQuestion(std::string_view question, MemoryBank& bank,
+                                    const AnswerOptions& options, const AnswerParts& parts) try {
+  return Answering(question, bank, options, parts).Run();
+} catch (const std::bad_alloc&) {
+  return Status::ResourceExhausted("out of memory while answering");
+}
+
+}  // namespace msadb::model

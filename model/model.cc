@@ -1,0 +1,268 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#include "kernels/backend.h"
+#include "kernels/cpu_features.h"
+#include "model/call_limits.h"
+#include "model/encoder.h"
+#include "model/fingerprint.h"
+#include "model/generator.h"
+#include "model/interleave.h"
+#include "model/layer.h"
+#include "model/model_config.h"
+#include "model/safetensors.h"
+#include "model/templates.h"
+#include "model/tokenizer.h"
+#include "model/weights.h"
+
+namespace msadb::model {
+namespace {
+
+constexpr size_t kDocumentTokensDefault = 2048;
+
+// Lets one computing call run at a time; waiting ends early when a call's limits say so.
+class Turns {
+ public:
+  // Releases the turn when destroyed.
+  class Turn {
+   public:
+    explicit Turn(Turns* turns) : turns_(turns) {}
+    Turn(Turn&& other) noexcept : turns_(std::exchange(other.turns_, nullptr)) {}
+    Turn& operator=(Turn&&) = delete;
+    ~Turn() {
+      if (turns_ == nullptr) return;
+      const std::lock_guard lock(turns_->mutex_);
+      turns_->taken_ = false;
+      turns_->freed_.notify_one();
+    }
+
+   private:
+    Turns* turns_;
+  };
+
+  Result<Turn> Take(const CallLimits& limits) {
+    std::unique_lock lock(mutex_);
+    const auto is_free = [this] { return !taken_; };
+    const bool got = limits.deadline
+                         ? freed_.wait_until(lock, limits.stop, *limits.deadline, is_free)
+                         : freed_.wait(lock, limits.stop, is_free);
+    if (got) {
+      const Status still_wanted = CheckLimits(limits);
+      if (still_wanted.ok()) {
+        taken_ = true;
+        return Turn(this);
+      }
+      freed_.notify_one();
+      return still_wanted;
+    }
+    return CheckLimits(limits).ok() ? Status::DeadlineExceeded("the deadline passed while waiting")
+                                    : CheckLimits(limits);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any freed_;
+  bool taken_ = false;
+};
+
+Result<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
+  if (options.device == "auto" || options.device == "cpu") {
+    return kernels::MakeCpuBackend({.threads = options.threads, .exact = options.exact});
+  }
+  if (options.device.starts_with("cuda")) {
+    return Status::Unsupported("this build has no model for device " + options.device +
+                               "; use \"cpu\" or \"auto\"");
+  }
+  return Status::InvalidArgument("unknown device \"" + options.device +
+                                 "\"; use \"auto\", \"cpu\" or \"cuda:N\"");
+}
+
+std::string Describe(const ModelConfig& config, const Weights& weights,
+                     const kernels::Backend& backend) {
+  return config.model_type + ", " + std::to_string(config.n_layers) + " layers of " +
+         std::to_string(config.hidden_size) + ", " +
+         std::to_string((weights.bytes() + 500'000) / 1'000'000) + " MB of weights; " +
+         backend.description();
+}
+
+class LoadedFolder : public Model {
+ public:
+  Status Load(const std::string& folder, const ModelOptions& options) {
+    MSADB_ASSIGN_OR_RETURN(config_, LoadModelConfig(folder));
+    MSADB_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(folder));
+    if (tokenizer_->vocab_size() > static_cast<size_t>(config_.vocab_size)) {
+      return Status::InvalidArgument(
+          folder + ": the tokenizer has " + std::to_string(tokenizer_->vocab_size()) +
+          " tokens, the model's vocab_size is only " + std::to_string(config_.vocab_size));
+    }
+    MSADB_ASSIGN_OR_RETURN(TemplateStrings strings, LoadTemplates(folder));
+    auto templates = Templates::Compile(std::move(strings), tokenizer_.get());
+    if (!templates.ok()) return templates.status().WithContext(folder);
+    templates_ = std::move(*templates);
+
+    MSADB_ASSIGN_OR_RETURN(backend_, MakeBackend(options));
+    {
+      MSADB_ASSIGN_OR_RETURN(const auto files, WeightFiles::Open(folder));
+      auto weights = LoadWeights(*files, config_, backend_.get());
+      if (!weights.ok()) return weights.status().WithContext(folder);
+      weights_ = std::move(*weights);
+      MSADB_ASSIGN_OR_RETURN(fingerprint_, ModelFingerprint(folder, files->paths()));
+    }
+    description_ = Describe(config_, weights_, *backend_);
+    batch_tokens_ = std::max<size_t>(options.encode_batch_tokens, 1);
+    document_tokens_max_ = options.document_tokens_max;
+    if (document_tokens_max_ == 0) {
+      document_tokens_max_ = static_cast<size_t>(config_.msa.document_tokens_max);
+    }
+    if (document_tokens_max_ == 0) document_tokens_max_ = kDocumentTokensDefault;
+    document_tokens_max_ =
+        std::min(document_tokens_max_, static_cast<size_t>(config_.max_position_embeddings));
+
+    states_.emplace(&config_, &weights_, backend_.get());
+    MSADB_ASSIGN_OR_RETURN(prefix_,
+                           EncodePrefix(templates_.head(), config_, &*states_, backend_.get()));
+    generator_.emplace(&config_, &weights_, &prefix_, &*states_, backend_.get());
+    return Status::Ok();
+  }
+
+  const std::string& fingerprint() const override { return fingerprint_; }
+  const std::string& description() const override { return description_; }
+  size_t kv_dim() const override { return static_cast<size_t>(config_.kv_dim()); }
+  size_t routing_layer_count() const override {
+    return static_cast<size_t>(config_.n_routing_layers());
+  }
+  size_t chunk_tokens() const override {
+    return static_cast<size_t>(config_.msa.pooling_kernel_size);
+  }
+  size_t top_k() const override { return static_cast<size_t>(config_.msa.top_k_docs); }
+  size_t document_tokens_max() const override { return document_tokens_max_; }
+  std::string_view routing_metric() const override {
+    return RoutingMetricName(config_.msa.routing_metric);
+  }
+
+  Result<size_t> CountTokens(std::string_view text) const override {
+    MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer_->Encode(text));
+    return ids.size();
+  }
+
+  Result<size_t> CountDocumentTokens(const DocumentInput& document) const override {
+    MSADB_ASSIGN_OR_RETURN(const DocumentTokens ids,
+                           templates_.Document(document.number, document.text));
+    return ids.size();
+  }
+
+  Result<std::vector<EncodedDocument>> EncodeDocuments(std::span<const DocumentInput> documents,
+                                                       const CallLimits& limits) override try {
+    std::vector<DocumentTokens> tokens;
+    for (const DocumentInput& document : documents) {
+      auto ids = Tokenize(document);
+      if (!ids.ok()) {
+        return ids.status().WithContext("document " + std::to_string(document.number));
+      }
+      tokens.push_back(std::move(*ids));
+    }
+    std::vector<EncodedDocument> encoded;
+    // A turn per batch, so that a question need not wait for the whole load.
+    for (std::span<const DocumentTokens> rest = tokens; !rest.empty();) {
+      MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(limits));
+      const size_t count = NextBatch(rest, batch_tokens_);
+      MSADB_ASSIGN_OR_RETURN(
+          std::vector<EncodedDocument> batch,
+          EncodeBatch(rest.first(count), config_, weights_, limits, &*states_, backend_.get()));
+      std::move(batch.begin(), batch.end(), std::back_inserter(encoded));
+      rest = rest.subspan(count);
+    }
+    return encoded;
+  } catch (const std::bad_alloc&) {
+    return Status::ResourceExhausted("out of memory while encoding documents");
+  }
+
+  Result<std::vector<RoutedDocument>> Search(std::string_view query, MemoryBank& bank, size_t count,
+                                             const CallLimits& limits) override try {
+    MSADB_RETURN_IF_ERROR(CheckQuestion(query, "query"));
+    if (count == 0 || bank.document_count() == 0) return std::vector<RoutedDocument>();
+    MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> ids, templates_.Question(query));
+    const size_t positions = prefix_.n_tokens + top_k() + ids.size();
+    if (positions > static_cast<size_t>(config_.max_position_embeddings)) {
+      return Status::InvalidArgument("the query is too long: it takes " +
+                                     std::to_string(positions) + " positions, the model has " +
+                                     std::to_string(config_.max_position_embeddings));
+    }
+    const PromptPart part{TokenRole::kQuery, std::move(ids)};
+    PrefillTrace trace;
+    {
+      MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(limits));
+      // Lists longer than asked for make it rare that a document counts by its absence.
+      const PrefillOptions options{.route_count = std::max<size_t>(2 * count, 64),
+                                   .routing_only = true};
+      auto done = generator_->Prefill({&part, 1}, bank, options, limits, &trace);
+      if (!done.ok()) return done.status();
+    }
+    std::vector<RoutedDocument> ranked = FuseLayers(trace.layers);
+    ranked.resize(std::min(ranked.size(), count));
+    return ranked;
+  } catch (const std::bad_alloc&) {
+    return Status::ResourceExhausted("out of memory while searching");
+  }
+
+  Result<AnswerResult> Answer(std::string_view question, MemoryBank& bank,
+                              const AnswerOptions& options) override {
+    MSADB_RETURN_IF_ERROR(CheckQuestion(question, "question"));
+    MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(options.limits));
+    return AnswerQuestion(
+        question, bank, options,
+        {&config_, tokenizer_.get(), &templates_, prefix_.n_tokens, &*generator_});
+  }
+
+ private:
+  Result<DocumentTokens> Tokenize(const DocumentInput& document) const {
+    if (document.text.empty()) return Status::InvalidArgument("the text is empty");
+    MSADB_ASSIGN_OR_RETURN(DocumentTokens ids, templates_.Document(document.number, document.text));
+    if (ids.size() > document_tokens_max_) {
+      return Status::InvalidArgument(
+          "the text is too long: " + std::to_string(ids.size()) + " tokens, the limit is " +
+          std::to_string(document_tokens_max_) + "; divide it into several documents");
+    }
+    return ids;
+  }
+
+  static Status CheckQuestion(std::string_view text, std::string_view what) {
+    if (text.find_first_not_of(" \t\r\n") != std::string_view::npos) return Status::Ok();
+    return Status::InvalidArgument("the " + std::string(what) + " is empty");
+  }
+
+  ModelConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  Templates templates_;
+  std::unique_ptr<kernels::Backend> backend_;
+  Weights weights_;
+  TemplatePrefix prefix_;
+  std::string fingerprint_;
+  std::string description_;
+  size_t batch_tokens_ = 0;
+  size_t document_tokens_max_ = 0;
+
+  Turns turns_;
+  // Used by whoever has the turn.
+  std::optional<TokenStates> states_;
+  std::optional<Generator> generator_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> Model::Load(const std::string& folder,
+                                           const ModelOptions& options) try {
+  auto model = std::make_unique<LoadedFolder>();
+  MSADB_RETURN_IF_ERROR(model->Load(folder, options));
+  return std::unique_ptr<Model>(std::move(model));
+} catch (const std::bad_alloc&) {
+  return Status::ResourceExhausted("out of memory while loading " + folder);
+}
+
+}  // namespace msadb::model
