@@ -12,7 +12,7 @@ namespace msadb::kernels {
 namespace {
 
 // Below this many multiplications a second thread costs more than it brings.
-constexpr size_t kParallelWorkMin = 32 * 1024;
+constexpr size_t kParallelWorkMin = 128 * 1024;
 
 // Query rows of one task: enough to amortise the scheduling, few enough to balance a single
 // document.

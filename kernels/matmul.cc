@@ -12,7 +12,7 @@ namespace msadb::kernels {
 namespace {
 
 // Below this many multiplications a second thread costs more than it brings.
-constexpr size_t kParallelWorkMin = 32 * 1024;
+constexpr size_t kParallelWorkMin = 128 * 1024;
 
 // One task of the integer product: 8 row blocks by as many tokens as keep their rounded activations
 // in the second-level cache.

@@ -41,15 +41,15 @@ enum class ListEnd : uint8_t {
 class Answering {
  public:
   Answering(std::string_view question, MemoryBank& bank, const AnswerOptions& options,
-            const AnswerParts& parts)
+            Engine& engine)
       : question_(question),
         bank_(bank),
         options_(options),
-        config_(*parts.config),
-        tokenizer_(*parts.tokenizer),
-        templates_(*parts.templates),
-        generator_(*parts.generator),
-        position_first_(parts.prefix_tokens + static_cast<size_t>(config_.msa.top_k_docs)),
+        config_(engine.config),
+        tokenizer_(*engine.tokenizer),
+        templates_(*engine.templates),
+        generator_(*engine.generator),
+        position_first_(engine.prefix.n_tokens + static_cast<size_t>(config_.msa.top_k_docs)),
         rounds_max_(static_cast<size_t>(std::max(options.rounds_max, 1))),
         answer_tokens_max_(static_cast<size_t>(std::max(options.answer_tokens_max, 1))),
         random_(options.seed) {}
@@ -339,8 +339,8 @@ std::vector<DocumentNumber> ParseNumbers(std::string_view text) {
 }
 
 Result<AnswerResult> AnswerQuestion(std::string_view question, MemoryBank& bank,
-                                    const AnswerOptions& options, const AnswerParts& parts) try {
-  return Answering(question, bank, options, parts).Run();
+                                    const AnswerOptions& options, Engine& engine) try {
+  return Answering(question, bank, options, engine).Run();
 } catch (const std::bad_alloc&) {
   return Status::ResourceExhausted("out of memory while answering");
 }

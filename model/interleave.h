@@ -13,28 +13,16 @@
 #include <string_view>
 #include <vector>
 
-#include "model/generator.h"
+#include "model/engine.h"
 #include "model/memory_bank.h"
 #include "model/model.h"
-#include "model/model_config.h"
-#include "model/templates.h"
-#include "model/tokenizer.h"
 #include "msadb/status.h"
 
 namespace msadb::model {
 
-// What answering needs of a loaded model. All pointers outlive the call.
-struct AnswerParts {
-  const ModelConfig* config = nullptr;
-  const Tokenizer* tokenizer = nullptr;
-  const Templates* templates = nullptr;
-  size_t prefix_tokens = 0;  // of the template prefix
-  Generator* generator = nullptr;
-};
-
 // As Model::Answer; `question` is not empty.
 Result<AnswerResult> AnswerQuestion(std::string_view question, MemoryBank& bank,
-                                    const AnswerOptions& options, const AnswerParts& parts);
+                                    const AnswerOptions& options, Engine& engine);
 
 // The document numbers written as "[n]" in `text`, in order, repetitions kept. Numbers that do not
 // fit 64 bits are skipped.

@@ -2,24 +2,15 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <exception>
 #include <mutex>
 #include <new>
 #include <utility>
 
-#include "kernels/backend.h"
-#include "kernels/cpu_features.h"
 #include "model/call_limits.h"
 #include "model/encoder.h"
-#include "model/fingerprint.h"
+#include "model/engine.h"
 #include "model/generator.h"
 #include "model/interleave.h"
-#include "model/layer.h"
-#include "model/model_config.h"
-#include "model/safetensors.h"
-#include "model/templates.h"
-#include "model/tokenizer.h"
-#include "model/weights.h"
 
 namespace msadb::model {
 namespace {
@@ -71,68 +62,22 @@ class Turns {
   bool taken_ = false;
 };
 
-Result<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
-  if (options.device == "auto" || options.device == "cpu") {
-    return kernels::MakeCpuBackend({.threads = options.threads, .exact = options.exact});
-  }
-  if (options.device.starts_with("cuda")) {
-    return Status::Unsupported("this build has no model for device " + options.device +
-                               "; use \"cpu\" or \"auto\"");
-  }
-  return Status::InvalidArgument("unknown device \"" + options.device +
-                                 "\"; use \"auto\", \"cpu\" or \"cuda:N\"");
-}
-
-std::string Describe(const ModelConfig& config, const Weights& weights,
-                     const kernels::Backend& backend) {
-  return config.model_type + ", " + std::to_string(config.n_layers) + " layers of " +
-         std::to_string(config.hidden_size) + ", " +
-         std::to_string((weights.bytes() + 500'000) / 1'000'000) + " MB of weights; " +
-         backend.description();
-}
-
 class LoadedFolder : public Model {
  public:
-  Status Load(const std::string& folder, const ModelOptions& options) {
-    MSADB_ASSIGN_OR_RETURN(config_, LoadModelConfig(folder));
-    MSADB_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(folder));
-    if (tokenizer_->vocab_size() > static_cast<size_t>(config_.vocab_size)) {
-      return Status::InvalidArgument(
-          folder + ": the tokenizer has " + std::to_string(tokenizer_->vocab_size()) +
-          " tokens, the model's vocab_size is only " + std::to_string(config_.vocab_size));
-    }
-    MSADB_ASSIGN_OR_RETURN(TemplateStrings strings, LoadTemplates(folder));
-    auto templates = Templates::Compile(std::move(strings), tokenizer_.get());
-    if (!templates.ok()) return templates.status().WithContext(folder);
-    templates_ = std::move(*templates);
-
-    MSADB_ASSIGN_OR_RETURN(backend_, MakeBackend(options));
-    {
-      MSADB_ASSIGN_OR_RETURN(const auto files, WeightFiles::Open(folder));
-      auto weights = LoadWeights(*files, config_, backend_.get());
-      if (!weights.ok()) return weights.status().WithContext(folder);
-      weights_ = std::move(*weights);
-      MSADB_ASSIGN_OR_RETURN(fingerprint_, ModelFingerprint(folder, files->paths()));
-    }
-    description_ = Describe(config_, weights_, *backend_);
-    batch_tokens_ = std::max<size_t>(options.encode_batch_tokens, 1);
-    document_tokens_max_ = options.document_tokens_max;
-    if (document_tokens_max_ == 0) {
-      document_tokens_max_ = static_cast<size_t>(config_.msa.document_tokens_max);
-    }
-    if (document_tokens_max_ == 0) document_tokens_max_ = kDocumentTokensDefault;
+  LoadedFolder(std::unique_ptr<Engine> engine, const ModelOptions& options)
+      : engine_(std::move(engine)),
+        config_(engine_->config),
+        templates_(*engine_->templates),
+        batch_tokens_(std::max<size_t>(options.encode_batch_tokens, 1)) {
+    size_t tokens_max = options.document_tokens_max;
+    if (tokens_max == 0) tokens_max = static_cast<size_t>(config_.msa.document_tokens_max);
+    if (tokens_max == 0) tokens_max = kDocumentTokensDefault;
     document_tokens_max_ =
-        std::min(document_tokens_max_, static_cast<size_t>(config_.max_position_embeddings));
-
-    states_.emplace(&config_, &weights_, backend_.get());
-    MSADB_ASSIGN_OR_RETURN(prefix_,
-                           EncodePrefix(templates_.head(), config_, &*states_, backend_.get()));
-    generator_.emplace(&config_, &weights_, &prefix_, &*states_, backend_.get());
-    return Status::Ok();
+        std::min(tokens_max, static_cast<size_t>(config_.max_position_embeddings));
   }
 
-  const std::string& fingerprint() const override { return fingerprint_; }
-  const std::string& description() const override { return description_; }
+  const std::string& fingerprint() const override { return engine_->fingerprint; }
+  const std::string& description() const override { return engine_->description; }
   size_t kv_dim() const override { return static_cast<size_t>(config_.kv_dim()); }
   size_t routing_layer_count() const override {
     return static_cast<size_t>(config_.n_routing_layers());
@@ -147,7 +92,7 @@ class LoadedFolder : public Model {
   }
 
   Result<size_t> CountTokens(std::string_view text) const override {
-    MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer_->Encode(text));
+    MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, engine_->tokenizer->Encode(text));
     return ids.size();
   }
 
@@ -172,9 +117,9 @@ class LoadedFolder : public Model {
     for (std::span<const DocumentTokens> rest = tokens; !rest.empty();) {
       MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(limits));
       const size_t count = NextBatch(rest, batch_tokens_);
-      MSADB_ASSIGN_OR_RETURN(
-          std::vector<EncodedDocument> batch,
-          EncodeBatch(rest.first(count), config_, weights_, limits, &*states_, backend_.get()));
+      MSADB_ASSIGN_OR_RETURN(std::vector<EncodedDocument> batch,
+                             EncodeBatch(rest.first(count), config_, engine_->weights, limits,
+                                         &*engine_->states, engine_->backend.get()));
       std::move(batch.begin(), batch.end(), std::back_inserter(encoded));
       rest = rest.subspan(count);
     }
@@ -188,7 +133,7 @@ class LoadedFolder : public Model {
     MSADB_RETURN_IF_ERROR(CheckQuestion(query, "query"));
     if (count == 0 || bank.document_count() == 0) return std::vector<RoutedDocument>();
     MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> ids, templates_.Question(query));
-    const size_t positions = prefix_.n_tokens + top_k() + ids.size();
+    const size_t positions = engine_->prefix.n_tokens + top_k() + ids.size();
     if (positions > static_cast<size_t>(config_.max_position_embeddings)) {
       return Status::InvalidArgument("the query is too long: it takes " +
                                      std::to_string(positions) + " positions, the model has " +
@@ -201,7 +146,7 @@ class LoadedFolder : public Model {
       // Lists longer than asked for make it rare that a document counts by its absence.
       const PrefillOptions options{.route_count = std::max<size_t>(2 * count, 64),
                                    .routing_only = true};
-      auto done = generator_->Prefill({&part, 1}, bank, options, limits, &trace);
+      auto done = engine_->generator->Prefill({&part, 1}, bank, options, limits, &trace);
       if (!done.ok()) return done.status();
     }
     std::vector<RoutedDocument> ranked = FuseLayers(trace.layers);
@@ -215,9 +160,7 @@ class LoadedFolder : public Model {
                               const AnswerOptions& options) override {
     MSADB_RETURN_IF_ERROR(CheckQuestion(question, "question"));
     MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(options.limits));
-    return AnswerQuestion(
-        question, bank, options,
-        {&config_, tokenizer_.get(), &templates_, prefix_.n_tokens, &*generator_});
+    return AnswerQuestion(question, bank, options, *engine_);
   }
 
  private:
@@ -237,30 +180,20 @@ class LoadedFolder : public Model {
     return Status::InvalidArgument("the " + std::string(what) + " is empty");
   }
 
-  ModelConfig config_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  Templates templates_;
-  std::unique_ptr<kernels::Backend> backend_;
-  Weights weights_;
-  TemplatePrefix prefix_;
-  std::string fingerprint_;
-  std::string description_;
-  size_t batch_tokens_ = 0;
+  const std::unique_ptr<Engine> engine_;  // its states and generator: for whoever has the turn
+  const ModelConfig& config_;
+  const Templates& templates_;
+  const size_t batch_tokens_;
   size_t document_tokens_max_ = 0;
-
   Turns turns_;
-  // Used by whoever has the turn.
-  std::optional<TokenStates> states_;
-  std::optional<Generator> generator_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Model>> Model::Load(const std::string& folder,
                                            const ModelOptions& options) try {
-  auto model = std::make_unique<LoadedFolder>();
-  MSADB_RETURN_IF_ERROR(model->Load(folder, options));
-  return std::unique_ptr<Model>(std::move(model));
+  MSADB_ASSIGN_OR_RETURN(auto engine, Engine::Load(folder, options));
+  return std::unique_ptr<Model>(std::make_unique<LoadedFolder>(std::move(engine), options));
 } catch (const std::bad_alloc&) {
   return Status::ResourceExhausted("out of memory while loading " + folder);
 }

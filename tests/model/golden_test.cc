@@ -12,8 +12,8 @@
 
 #include "kernels/sample.h"
 #include "model/encoder.h"
-#include "model/generator.h"
-#include "model/templates.h"
+#include "model/engine.h"
+#include "model/safetensors.h"
 #include "tests/model/vector_bank.h"
 
 namespace msadb::model {
@@ -30,24 +30,11 @@ class GoldenTest : public testing::TestWithParam<const char*> {
     std::ifstream in(folder_ + "/golden.json");
     golden_ = json::parse(in);
     tensors_ = Take(WeightFiles::OpenFile(folder_ + "/golden.safetensors"));
-    config_ = Take(LoadModelConfig(folder_));
-    tokenizer_ = Take(Tokenizer::Load(folder_));
-    templates_ = Take(Templates::Compile(Take(LoadTemplates(folder_)), tokenizer_.get()));
     Start(true);
   }
 
-  // Loads the weights for computing with float32 activations, or the way users run it.
-  void Start(bool exact) {
-    generator_.reset();
-    states_.reset();
-    prefix_ = {};
-    weights_ = {};
-    backend_ = kernels::MakeCpuBackend({.threads = 2, .exact = exact});
-    weights_ = Take(LoadWeights(*Take(WeightFiles::Open(folder_)), config_, backend_.get()));
-    states_.emplace(&config_, &weights_, backend_.get());
-    prefix_ = Take(EncodePrefix(templates_.head(), config_, &*states_, backend_.get()));
-    generator_.emplace(&config_, &weights_, &prefix_, &*states_, backend_.get());
-  }
+  // Loads the model for computing with float32 activations, or the way users run it.
+  void Start(bool exact) { engine_ = Take(Engine::Load(folder_, {.threads = 2, .exact = exact})); }
 
   template <typename T>
   static T Take(Result<T> result) {
@@ -55,7 +42,7 @@ class GoldenTest : public testing::TestWithParam<const char*> {
     return std::move(result).value();
   }
 
-  size_t kv_dim() const { return static_cast<size_t>(config_.kv_dim()); }
+  size_t kv_dim() const { return static_cast<size_t>(engine_->config.kv_dim()); }
 
   const json& Scenario(const std::string& name) const {
     for (const json& scenario : golden_["scenarios"]) {
@@ -65,7 +52,8 @@ class GoldenTest : public testing::TestWithParam<const char*> {
   }
 
   std::vector<EncodedDocument> Encode(const std::vector<DocumentTokens>& documents) {
-    return Take(EncodeBatch(documents, config_, weights_, {}, &*states_, backend_.get()));
+    return Take(EncodeBatch(documents, engine_->config, engine_->weights, {}, &*engine_->states,
+                            engine_->backend.get()));
   }
 
   VectorBank MakeBank(const json& scenario) {
@@ -112,44 +100,41 @@ class GoldenTest : public testing::TestWithParam<const char*> {
   std::string folder_;
   json golden_;
   std::unique_ptr<WeightFiles> tensors_;
-  ModelConfig config_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  Templates templates_;
-  std::unique_ptr<kernels::Backend> backend_;
-  Weights weights_;
-  TemplatePrefix prefix_;
-  std::optional<TokenStates> states_;
-  std::optional<Generator> generator_;
+  std::unique_ptr<Engine> engine_;
 };
 
 TEST_P(GoldenTest, TemplatesGiveTheSameTokens) {
   for (const json& scenario : golden_["scenarios"]) {
     for (const json& document : scenario["documents"]) {
       const std::vector<int32_t> expected = document["tokens"];
-      EXPECT_EQ(Take(templates_.Document(document["number"], document["text"].get<std::string>())),
+      EXPECT_EQ(Take(engine_->templates->Document(document["number"],
+                                                  document["text"].get<std::string>())),
                 expected);
     }
     const std::vector<PromptPart> prompt = Prompt(scenario);
     ASSERT_EQ(prompt.size(), 3u);
-    EXPECT_EQ(Take(templates_.Question(scenario["question"].get<std::string>())), prompt[0].tokens);
-    EXPECT_EQ(templates_.tail(), prompt[1].tokens);
-    EXPECT_EQ(templates_.response_head(), prompt[2].tokens);
+    EXPECT_EQ(Take(engine_->templates->Question(scenario["question"].get<std::string>())),
+              prompt[0].tokens);
+    EXPECT_EQ(engine_->templates->tail(), prompt[1].tokens);
+    EXPECT_EQ(engine_->templates->response_head(), prompt[2].tokens);
   }
 }
 
 TEST_P(GoldenTest, PrefixKeysAndValues) {
   const std::vector<float> keys = Golden("prefix.keys"), values = Golden("prefix.values");
-  const size_t size = prefix_.n_tokens * kv_dim();
+  const size_t size = engine_->prefix.n_tokens * kv_dim();
   std::vector<float> got(size);
-  for (size_t layer = 0; layer < prefix_.keys.size(); ++layer) {
+  for (size_t layer = 0; layer < engine_->prefix.keys.size(); ++layer) {
     const std::string where = " of layer " + std::to_string(layer);
-    ASSERT_TRUE(
-        backend_->Download(prefix_.keys[layer]->tensor(), got.data(), prefix_.n_tokens, kv_dim())
-            .ok());
+    ASSERT_TRUE(engine_->backend
+                    ->Download(engine_->prefix.keys[layer]->tensor(), got.data(),
+                               engine_->prefix.n_tokens, kv_dim())
+                    .ok());
     ExpectClose(got, std::span(keys).subspan(layer * size, size), "prefix keys" + where);
-    ASSERT_TRUE(
-        backend_->Download(prefix_.values[layer]->tensor(), got.data(), prefix_.n_tokens, kv_dim())
-            .ok());
+    ASSERT_TRUE(engine_->backend
+                    ->Download(engine_->prefix.values[layer]->tensor(), got.data(),
+                               engine_->prefix.n_tokens, kv_dim())
+                    .ok());
     ExpectClose(got, std::span(values).subspan(layer * size, size), "prefix values" + where);
   }
 }
@@ -160,17 +145,18 @@ TEST_P(GoldenTest, DocumentHiddenStatesLayerByLayer) {
     if (document["number"] == 9) tokens = document["tokens"].get<DocumentTokens>();
   }
   const std::vector<float> expected = Golden("doc.9.hidden");  // [L + 1, tokens, hidden]
-  const size_t size = tokens.size() * static_cast<size_t>(config_.hidden_size);
+  const size_t size = tokens.size() * static_cast<size_t>(engine_->config.hidden_size);
   int seen = 0;
-  states_->set_probe([&](std::string_view name, int layer, std::span<const float> got, size_t) {
-    if (name != "hidden") return;
-    ++seen;
-    ExpectClose(got, std::span(expected).subspan(static_cast<size_t>(layer + 1) * size, size),
-                "hidden state after layer " + std::to_string(layer));
-  });
+  engine_->states->set_probe(
+      [&](std::string_view name, int layer, std::span<const float> got, size_t) {
+        if (name != "hidden") return;
+        ++seen;
+        ExpectClose(got, std::span(expected).subspan(static_cast<size_t>(layer + 1) * size, size),
+                    "hidden state after layer " + std::to_string(layer));
+      });
   Encode({tokens});
   // The last routing layer's output is in no memory and not computed.
-  EXPECT_EQ(seen, config_.msa.routing_layers.back() + 1);
+  EXPECT_EQ(seen, engine_->config.msa.routing_layers.back() + 1);
 }
 
 TEST_P(GoldenTest, DocumentMemory) {
@@ -210,10 +196,10 @@ TEST_P(GoldenTest, QuestionsRouteAndGenerate) {
     if (name == "mixed") {
       constexpr size_t kKept = 16;  // last prompt tokens
       expected = Golden("mixed.query_hidden");
-      const auto hidden = static_cast<size_t>(config_.hidden_size);
-      const int last = config_.n_layers - 1;
-      states_->set_probe([&expected, last, hidden](std::string_view what, int layer,
-                                                   std::span<const float> got, size_t) {
+      const auto hidden = static_cast<size_t>(engine_->config.hidden_size);
+      const int last = engine_->config.n_layers - 1;
+      engine_->states->set_probe([&expected, last, hidden](std::string_view what, int layer,
+                                                           std::span<const float> got, size_t) {
         if (what != "hidden") return;
         const size_t rows = layer == last ? 1 : kKept;  // the last layer computes one token
         const size_t end = static_cast<size_t>(layer + 2) * kKept * hidden;
@@ -223,13 +209,13 @@ TEST_P(GoldenTest, QuestionsRouteAndGenerate) {
       });
     }
     PrefillTrace trace;
-    Context context = Take(generator_->Prefill(Prompt(scenario), bank, {}, {}, &trace));
-    states_->set_probe(nullptr);
+    Context context = Take(engine_->generator->Prefill(Prompt(scenario), bank, {}, {}, &trace));
+    engine_->states->set_probe(nullptr);
 
     // Scores of all documents, and the documents chosen, in every routing layer.
-    ASSERT_EQ(trace.layers.size(), config_.msa.routing_layers.size());
+    ASSERT_EQ(trace.layers.size(), engine_->config.msa.routing_layers.size());
     for (size_t r = 0; r < trace.layers.size(); ++r) {
-      const std::string layer = std::to_string(config_.msa.routing_layers[r]);
+      const std::string layer = std::to_string(engine_->config.msa.routing_layers[r]);
       EXPECT_EQ(std::to_string(trace.layers[r].layer), layer);
       const std::vector<DocumentNumber> selected = scenario["selected"][layer];
       std::vector<DocumentNumber> got;
@@ -257,7 +243,7 @@ TEST_P(GoldenTest, QuestionsRouteAndGenerate) {
     std::vector<int32_t> greedy;
     for (size_t i = 0; i < scenario["greedy"].size(); ++i) {
       greedy.push_back(kernels::ArgMax(context.logits.data(), context.logits.size()));
-      ASSERT_TRUE(generator_->Append({&greedy.back(), 1}, {}, &context).ok());
+      ASSERT_TRUE(engine_->generator->Append({&greedy.back(), 1}, {}, &context).ok());
     }
     EXPECT_EQ(greedy, scenario["greedy"].get<std::vector<int32_t>>());
   }
@@ -268,11 +254,12 @@ TEST_P(GoldenTest, AppendingTogetherOrOneByOne) {
   const json& scenario = Scenario("mixed");
   VectorBank bank = MakeBank(scenario);
   PrefillTrace trace;
-  Context together = Take(generator_->Prefill(Prompt(scenario), bank, {}, {}, &trace));
-  Context single = Take(generator_->Prefill(Prompt(scenario), bank, {}, {}, &trace));
+  Context together = Take(engine_->generator->Prefill(Prompt(scenario), bank, {}, {}, &trace));
+  Context single = Take(engine_->generator->Prefill(Prompt(scenario), bank, {}, {}, &trace));
   const std::vector<int32_t> tokens = scenario["greedy"];
-  ASSERT_TRUE(generator_->Append(tokens, {}, &together).ok());
-  for (int32_t token : tokens) ASSERT_TRUE(generator_->Append({&token, 1}, {}, &single).ok());
+  ASSERT_TRUE(engine_->generator->Append(tokens, {}, &together).ok());
+  for (int32_t token : tokens)
+    ASSERT_TRUE(engine_->generator->Append({&token, 1}, {}, &single).ok());
   EXPECT_EQ(together.position, single.position);
   ExpectClose(together.logits, single.logits, "logits", 1e-4f);
 }
