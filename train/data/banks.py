@@ -439,13 +439,18 @@ def _init_worker(args):
     _worker_args.update(args)
 
 
-def _work(seed):
-    return make_bank(seed, **_worker_args)
+def _work(seed, transform):
+    bank = make_bank(seed, **_worker_args)
+    return transform(bank) if transform else bank
 
 
 def iter_banks(seed, split: str = "train", workers: int = 0, start: int = 0, count: int | None = None,
-               **arguments) -> Iterator[Bank]:
-    """Banks start, start+1, ...; bank i depends on (seed, split, i) and the arguments only."""
+               transform=None, **arguments) -> Iterator:
+    """Banks start, start+1, ...; bank i depends on (seed, split, i) and the arguments only.
+
+    `transform` (a module-level function) is applied to each bank inside the worker: tokenizing there keeps
+    that work off the training process.
+    """
     stop = None if count is None else start + count
 
     def seeds():
@@ -456,7 +461,8 @@ def iter_banks(seed, split: str = "train", workers: int = 0, start: int = 0, cou
 
     if workers <= 0:
         for key in seeds():
-            yield make_bank(key, split, **arguments)
+            bank = make_bank(key, split, **arguments)
+            yield transform(bank) if transform else bank
         return
     warm(split)
     context = multiprocessing.get_context("fork")
@@ -464,7 +470,7 @@ def iter_banks(seed, split: str = "train", workers: int = 0, start: int = 0, cou
         # A window of tasks instead of imap, which would run ahead of the consumer without bound.
         window, source = [], seeds()
         for key in source:
-            window.append(pool.apply_async(_work, (key,)))
+            window.append(pool.apply_async(_work, (key, transform)))
             if len(window) >= 4 * workers:
                 yield window.pop(0).get()
         while window:

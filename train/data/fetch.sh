@@ -13,9 +13,14 @@ cache=$(cd "$cache" && pwd)
 # apt's long descriptions: read with a private list folder, so that the machine's own
 # apt state (which often leaves translations out) does not matter.
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-mirror=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m1 'debian/*$' || true)
-printf 'deb [signed-by=%s] %s bookworm main\n' "$keyring" \
-  "${DEBIAN_MIRROR:-$mirror}" > "$cache/sources.list"
+codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
+  awk -v want="$codename" '$2 == want { print $1; exit }')}
+[ -n "$mirror" ] || {
+  echo "fetch.sh: apt knows no mirror: run apt-get update once, or set DEBIAN_MIRROR=URL" >&2
+  exit 1
+}
+printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$codename" > "$cache/sources.list"
 apt() {
   apt-get -q -o Acquire::Languages=en -o Acquire::Languages::=en -o APT::Sandbox::User=root \
     -o "Dir::State::lists=$cache/lists" -o Dir::Etc::sourceparts=/dev/null \
@@ -27,7 +32,7 @@ for kind in Packages Translation-en; do
 done
 
 packages="wordnet-base dict-gcide manpages manpages-dev coreutils git-man util-linux procps
-  iproute2 debian-faq jargon-text bible-kjv-text miscfiles findutils tar gzip bash e2fsprogs
+  iproute2 jargon-text miscfiles findutils tar gzip bash e2fsprogs
   cron less openssh-client curl rsync mount passwd login perl-doc
   psmisc sed grep diffutils xz-utils zip unzip ffmpeg imagemagick-6-common gdb
   strace ltrace tmux screen vim-common nano make cmake ninja-build gawk jq sqlite3 postgresql-client-15
