@@ -51,7 +51,7 @@ class ModelTest(unittest.TestCase):
         queries = Queries(ids, roles, ids * 0 - 100, none, none, off, on)
         with torch.no_grad():
             memory = model.encode(Documents(buckets), torch.tensor(head))
-            x, scores, chosen = model.answer(queries, memory)
+            x, scores, chosen = model.answer([queries], memory)
             logits = model.logits(x.view(2, ids.shape[1], -1)[0, len(tokens) - 1])
         order = sorted(range(len(docs)), key=lambda j: docs[j]["number"])
         for r, (layer, selected) in enumerate(s["selected"].items()):
@@ -88,11 +88,11 @@ class ModelTest(unittest.TestCase):
         on = torch.ones(2, dtype=torch.bool)
         q = Queries(ids, torch.ones(2, 16, dtype=torch.bool), targets, positive, ~on[:, None] & positive, on, on)
         memory = model.encode(Documents([docs]), torch.tensor([1, 2, 3]))
-        token_loss, n, aux, routed, _, _ = model.losses(q, memory, 0.1)
-        (token_loss / n).backward(retain_graph=True)
+        losses = model.losses([q], memory, 0.1)
+        losses["tokens"].backward(retain_graph=True)
         self.assertGreater(memory_gradient := model.p["v"].grad.abs().sum().item(), 0)
         self.assertIsNone(model.p["router_k"].grad)
-        (aux / routed).backward()
+        losses["route"].backward()
         self.assertGreater(model.p["router_k"].grad.abs().sum().item(), 0)
         self.assertGreater(model.p["router_q"].grad.abs().sum().item(), 0)
         self.assertTrue(memory_gradient < float("inf"))

@@ -183,7 +183,9 @@ class MsaTrainer(nn.Module):
         for key, w in self.p.items():
             if self.qat and (key in MATRICES or key in ROUTERS):
                 w = fake_int4(w)
-            self.live[key] = w.to(self.compute_dtype)
+            w = w.to(self.compute_dtype)
+            # unbind's gradient is one stack; indexing would add a full-size tensor per layer.
+            self.live[key] = w if key in ("embed", "head", "final_norm") else w.unbind(0)
 
     # -- Shared pieces --
 
@@ -277,11 +279,9 @@ class MsaTrainer(nn.Module):
 
     # -- Stages 2 and 3 --
 
-    def document_scores(self, r, i, h, q, queries: Queries, memory: Memory) -> torch.Tensor:
-        """[B, n_documents]: max over role-0 tokens and chunks, float32."""
-        b, t = queries.ids.shape
-        routing = queries.role0.reshape(-1).nonzero()[:, 0]
-        owner = routing // t
+    def document_scores(self, r, h, q, routing, owner, n_samples: int, memory: Memory) -> torch.Tensor:
+        """[n_samples, n_documents]: max over role-0 tokens and chunks, float32. `routing` indexes the
+        flat role-0 tokens, `owner` their samples."""
         q = q[routing]
         if self.msa.decoupled:
             q = self.split_heads(F.linear(h[routing], self.live["router_q"][r]), self.n_heads)
@@ -290,57 +290,72 @@ class MsaTrainer(nn.Module):
         folded = q.view(-1, self.n_kv_heads, self.group, self.head_dim).sum(2).flatten(1) / self.n_heads
         dtype = self.compute_dtype
         scores = (folded.to(dtype) @ memory.routing_keys[r].to(dtype).T).float()  # [tokens, chunks]
-        best = torch.full((b, scores.shape[1]), -1e4, device=scores.device)
+        best = torch.full((n_samples, scores.shape[1]), -1e4, device=scores.device)
         best = best.scatter_reduce(0, owner[:, None].expand_as(scores), scores, "amax")
         per_document = best[:, memory.document_chunks].masked_fill(~memory.chunk_mask, -1e4)
         return per_document.amax(-1)
 
-    def select(self, scores, queries: Queries, memory: Memory):
+    def select(self, scores, positive, forced, use_memory, memory: Memory):
         """Chunk rows of the chosen documents [B, k * c_max], their mask, and the documents [B, k]."""
-        ranked = scores.detach() + 1e3 * (queries.positive & queries.forced[:, None])
+        ranked = scores.detach() + 1e3 * (positive & forced[:, None])
         chosen = ranked.topk(min(self.msa.top_k, scores.shape[1]), dim=1).indices
         rows = memory.document_chunks[chosen].flatten(1)
-        mask = memory.chunk_mask[chosen].flatten(1) & queries.use_memory[:, None]
+        mask = memory.chunk_mask[chosen].flatten(1) & use_memory[:, None]
         return rows, mask, chosen
 
-    def answer(self, queries: Queries, memory: Memory):
-        """Hidden states [B * T, hidden] before the final norm, and per routing layer the scores
-        [B, n_documents] and the chosen documents [B, k]."""
-        b, t = queries.ids.shape
-        device = queries.ids.device
+    def answer(self, buckets: list[Queries], memory: Memory):
+        """Hidden states of all tokens [N, hidden] before the final norm (bucket after bucket), and
+        per routing layer the scores [n_samples, n_documents] and the chosen documents
+        [n_samples, k]."""
+        device = buckets[0].ids.device
+        shapes = [q.ids.shape for q in buckets]
+        sizes, counts = [b * t for b, t in shapes], [b for b, _ in shapes]
         n_prefix = memory.prefix[0][0].shape[0]
         first = n_prefix + self.msa.top_k
-        cos, sin = self.angles(torch.arange(first, first + t, device=device).repeat(b))
-        x = F.embedding(queries.ids.reshape(-1), self.live["embed"])
+        positions = torch.cat([torch.arange(first, first + t, device=device).repeat(b) for b, t in shapes])
+        cos, sin = self.angles(positions)
+        x = F.embedding(torch.cat([q.ids.reshape(-1) for q in buckets]), self.live["embed"])
+        routing = torch.cat([q.role0.reshape(-1) for q in buckets]).nonzero()[:, 0]
+        sample_of = torch.cat([
+            (sum(counts[:i]) + torch.arange(b, device=device)).repeat_interleave(t)
+            for i, (b, t) in enumerate(shapes)])
+        owner = sample_of[routing]
+        positive, forced, use_memory = (
+            torch.cat([getattr(q, name) for q in buckets]) for name in ("positive", "forced", "use_memory"))
         pad = (-n_prefix) % MEMORY_PAD
-        causal = torch.ones(t, t, dtype=torch.bool, device=device).tril()
-        prefix_mask = (torch.arange(n_prefix + pad, device=device) < n_prefix).expand(t, -1)
-        local_mask = torch.cat([prefix_mask, causal], 1)[None, None]
+        causal = [torch.ones(t, t, dtype=torch.bool, device=device).tril() for _, t in shapes]
+        prefix_mask = [(torch.arange(n_prefix + pad, device=device) < n_prefix).expand(t, -1) for _, t in shapes]
         all_scores, all_chosen = [], []
         for i in range(self.n_layers):
             h, q, k, v = self.projections(i, x, cos, sin)
-            shared = [F.pad(y, (0, 0, 0, 0, 0, pad))[None].expand(b, -1, -1, -1) for y in memory.prefix[i]]
-            keys, values = [shared[0]], [shared[1]]
-            mask = local_mask
-            if i in self.msa.routing_layers:
+            shared = [F.pad(y, (0, 0, 0, 0, 0, pad))[None] for y in memory.prefix[i]]
+            routes = i in self.msa.routing_layers
+            if routes:
                 r = self.msa.routing_layers.index(i)
-                scores = self.document_scores(r, i, h, q, queries, memory)
-                rows, row_mask, chosen = self.select(scores, queries, memory)
+                scores = self.document_scores(r, h, q, routing, owner, sum(counts), memory)
+                rows, row_mask, chosen = self.select(scores, positive, forced, use_memory, memory)
                 all_scores.append(scores)
                 all_chosen.append(chosen)
-                shape = (*rows.shape, self.n_kv_heads, self.head_dim)
-                keys.append(F.embedding(rows, memory.keys[r]).view(shape))
-                values.append(F.embedding(rows, memory.values[r]).view(shape))
+                rows, row_mask = rows.split(counts), row_mask.split(counts)
+            attended = []
+            for j, (qb, kb, vb, (b, t)) in enumerate(zip(q.split(sizes), k.split(sizes), v.split(sizes), shapes)):
+                keys, values = ([y.expand(b, -1, -1, -1)] for y in shared)
                 wide = (b, 1, t, -1)
-                mask = torch.cat([prefix_mask[None, None].expand(wide),
-                                  row_mask[:, None, None].expand(wide),
-                                  causal[None, None].expand(wide)], -1)
-            keys.append(k.view(b, t, *k.shape[1:]))
-            values.append(v.view(b, t, *v.shape[1:]))
-            full = [torch.cat(parts, 1).transpose(1, 2).repeat_interleave(self.group, 1)
-                    for parts in (keys, values)]
-            out = F.scaled_dot_product_attention(self.heads_first(q, (b, t)), *full, attn_mask=mask)
-            x = self.finish(i, x, out.transpose(1, 2).reshape(b * t, -1))
+                masks = [prefix_mask[j].expand(wide)]
+                if routes:
+                    shape = (*rows[j].shape, self.n_kv_heads, self.head_dim)
+                    keys.append(F.embedding(rows[j], memory.keys[r]).view(shape))
+                    values.append(F.embedding(rows[j], memory.values[r]).view(shape))
+                    masks.append(row_mask[j][:, None, None].expand(wide))
+                masks.append(causal[j].expand(wide))
+                keys.append(kb.view(b, t, *kb.shape[1:]))
+                values.append(vb.view(b, t, *vb.shape[1:]))
+                full = [torch.cat(parts, 1).transpose(1, 2).repeat_interleave(self.group, 1)
+                        for parts in (keys, values)]
+                out = F.scaled_dot_product_attention(
+                    self.heads_first(qb, (b, t)), *full, attn_mask=torch.cat(masks, -1))
+                attended.append(out.transpose(1, 2).reshape(b * t, -1))
+            x = self.finish(i, x, torch.cat(attended))
         return x, all_scores, all_chosen
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -349,23 +364,41 @@ class MsaTrainer(nn.Module):
 
     # -- Losses --
 
-    def losses(self, queries: Queries, memory: Memory, temperature: float):
-        """Sum of token losses and their count, sum of contrastive losses and their count, metrics."""
-        x, scores, _ = self.answer(queries, memory)
-        targets = queries.targets.reshape(-1)
+    def losses(self, buckets: list[Queries], memory: Memory, temperature: float) -> dict[str, torch.Tensor]:
+        """`tokens` and `route`: mean losses; the rest are counts for the log."""
+        x, scores, _ = self.answer(buckets, memory)
+        targets = torch.cat([q.targets.reshape(-1) for q in buckets])
         where = (targets >= 0).nonzero()[:, 0]
         logits = self.logits(x[where])
-        token_loss = F.cross_entropy(logits, targets[where], reduction="sum")
-        right = (logits.argmax(-1) == targets[where]).sum()
-        aux, hit = x.new_zeros((), dtype=torch.float32), []
-        positive, negative = queries.positive, ~(queries.positive | queries.neutral)
+        positive = torch.cat([q.positive for q in buckets])
+        neutral = torch.cat([q.neutral for q in buckets])
         weight = positive / positive.sum(1, keepdim=True).clamp(min=1)
+        aux, hits = x.new_zeros((), dtype=torch.float32), []
         for s in scores:
             # Each positive against the negatives only (paper's L_aux).
             s = s / temperature
-            rest = s.masked_fill(~negative, -1e9).logsumexp(1, keepdim=True)
+            rest = s.masked_fill(positive | neutral, -1e9).logsumexp(1, keepdim=True)
             aux = aux + (F.softplus(rest - s) * weight).sum() / len(scores)
-            best = s.masked_fill(queries.neutral, -1e9).argmax(1)
-            hit.append(positive.gather(1, best[:, None])[:, 0].sum())
+            best = s.detach().masked_fill(neutral, -1e9).argmax(1)
+            hits.append(positive.gather(1, best[:, None])[:, 0].float().sum())
         routed = positive.any(1).sum()
-        return token_loss, where.numel(), aux, routed, right, torch.stack(hit) if hit else None
+        return {
+            "tokens": F.cross_entropy(logits, targets[where]),
+            "route": aux / routed.clamp(min=1),
+            "token_accuracy": (logits.detach().argmax(-1) == targets[where]).float().mean(),
+            "hit1": torch.stack(hits) / routed.clamp(min=1),
+        }
+
+
+def merge(parts: list[Memory]) -> Memory:
+    """One memory out of several encoded with the same weights."""
+    c_max = max(m.document_chunks.shape[1] for m in parts)
+    tables, masks, base = [], [], 0
+    for m in parts:
+        short = c_max - m.document_chunks.shape[1]
+        tables.append(F.pad(m.document_chunks, (0, short)) + base)
+        masks.append(F.pad(m.chunk_mask, (0, short)))
+        base += m.keys[0].shape[0]
+    join = lambda name: [torch.cat(layer) for layer in zip(*(getattr(m, name) for m in parts))]
+    return Memory(join("keys"), join("values"), join("routing_keys"), torch.cat(tables),
+                  torch.cat(masks), parts[0].prefix)

@@ -1,6 +1,7 @@
-"""Weight-only quantisation in groups of 32 inputs: the two forms of the model folder.
+"""Weight-only quantisation: the two forms of the model folder, in groups of 32 inputs.
 
-int8: `X.weight` I8 [out, in], `X.weight_scale` F16 [out, in/32]; value = q * scale.
+int8: `X.weight` I8 [out, in], `X.weight_scale` F16 [out, in/32]; value = q * scale. The group follows
+      from the scale's shape; quantize_q8_rows makes it the whole row.
 int4: `X.weight_q4` U8 [out, in/2], `X.weight_scale` and `X.weight_min` F16 [out, in/32];
       value = nibble * scale + min; byte j of a group holds element j (low) and j + 16 (high).
 """
@@ -27,6 +28,15 @@ def quantize_q8(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q.astype(np.int8).reshape(w.shape), scale
 
 
+def quantize_q8_rows(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 with one scale for a whole row, [out, 1]: the embedding, where groups gain little."""
+    w = w.astype(np.float32)
+    scale = (np.abs(w).max(-1, keepdims=True) / 127).astype(np.float16)
+    s = scale.astype(np.float32)
+    q = np.clip(np.rint(np.divide(w, s, out=np.zeros_like(w), where=s > 0)), -127, 127)
+    return q.astype(np.int8), scale
+
+
 def pack_q4(nibbles: np.ndarray) -> np.ndarray:
     """[out, groups, 32] of 0..15 -> uint8 [out, groups * 16]."""
     packed = nibbles[..., :16] | (nibbles[..., 16:] << 4)
@@ -43,7 +53,8 @@ def quantize_q4(w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def dequantize_q8(q: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return (groups(q) * scale.astype(np.float32)[..., None]).reshape(q.shape)
+    g = q.astype(np.float32).reshape(*scale.shape, -1)
+    return (g * scale.astype(np.float32)[..., None]).reshape(q.shape)
 
 
 def dequantize_q4(q: np.ndarray, scale: np.ndarray, minimum: np.ndarray) -> np.ndarray:

@@ -70,9 +70,8 @@ class MsaConfig:
 
 
 def dequantize_q8(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """int8 [out, in] with one scale per 32 inputs [out, in/32] -> float32 [out, in]."""
-    out, n = q.shape
-    return (q.float().view(out, n // 32, 32) * scale.float()[..., None]).view(out, n)
+    """int8 [out, in] with one scale per group of inputs [out, n_groups] -> float32 [out, in]."""
+    return (q.float().view(*scale.shape, -1) * scale.float()[..., None]).view(q.shape)
 
 
 def dequantize_q4(q: torch.Tensor, scale: torch.Tensor, minimum: torch.Tensor) -> torch.Tensor:
