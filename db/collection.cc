@@ -5,6 +5,7 @@
 #include "db/bulk_insert.h"
 #include "db/encoder.h"
 #include "db/guard.h"
+#include "db/snapshot.h"
 #include "db/transaction.h"
 #include "db/validate.h"
 
@@ -154,7 +155,7 @@ Result<std::unique_ptr<Transaction>> CollectionImpl::Begin() {
 
 Result<std::unique_ptr<Snapshot>> CollectionImpl::TakeSnapshot() {
   return Guard([&]() -> Result<std::unique_ptr<Snapshot>> {
-    MSADB_ASSIGN_OR_RETURN(View view, state_->LoadedView());
+    MSADB_ASSIGN_OR_RETURN(View view, state_->CurrentView());
     return std::unique_ptr<Snapshot>(
         std::make_unique<SnapshotImpl>(database_, state_, std::move(view)));
   });
@@ -162,41 +163,6 @@ Result<std::unique_ptr<Snapshot>> CollectionImpl::TakeSnapshot() {
 
 Result<CollectionStats> CollectionImpl::Stats() {
   return Guard([&] { return database_->StatsOf(*state_); });
-}
-
-SnapshotImpl::SnapshotImpl(std::shared_ptr<DatabaseImpl> database,
-                           std::shared_ptr<CollectionState> state, View view)
-    : database_(std::move(database)),
-      state_(std::move(state)),
-      reader_(database_->engine(), state_->id(), state_->name(), std::move(view)) {
-  ++database_->engine().open_snapshots;
-}
-
-SnapshotImpl::~SnapshotImpl() { --database_->engine().open_snapshots; }
-
-Result<Document> SnapshotImpl::Get(DocumentId id) {
-  return Guard([&] { return reader_.Get(id); });
-}
-
-Result<Document> SnapshotImpl::GetByKey(std::string_view key) {
-  return Guard([&] { return reader_.GetByKey(key); });
-}
-
-Result<DocumentPage> SnapshotImpl::List(const ListOptions& options) {
-  return Guard([&] { return reader_.List(options); });
-}
-
-Result<uint64_t> SnapshotImpl::Count() {
-  return Guard([&] { return reader_.Count(); });
-}
-
-Result<std::vector<SearchHit>> SnapshotImpl::Search(std::string_view query,
-                                                    const SearchOptions& options) {
-  return Guard([&] { return reader_.Search(query, options); });
-}
-
-Result<Answer> SnapshotImpl::Ask(std::string_view question, const AskOptions& options) {
-  return Guard([&] { return reader_.Ask(question, options); });
 }
 
 }  // namespace msadb::db

@@ -1,4 +1,4 @@
-// The public Collection and Snapshot: thin shells that pick a View and check input.
+// The public Collection: a thin shell that checks input and picks a View.
 #ifndef MSADB_DB_COLLECTION_H_
 #define MSADB_DB_COLLECTION_H_
 
@@ -46,28 +46,6 @@ class CollectionImpl final : public Collection {
 
   const std::shared_ptr<DatabaseImpl> database_;
   const std::shared_ptr<CollectionState> state_;
-};
-
-class SnapshotImpl final : public Snapshot {
- public:
-  // `view` has its index.
-  SnapshotImpl(std::shared_ptr<DatabaseImpl> database, std::shared_ptr<CollectionState> state,
-               View view);
-  ~SnapshotImpl() override;
-
-  std::string name() const override { return state_->name(); }
-  Result<Document> Get(DocumentId id) override;
-  Result<Document> GetByKey(std::string_view key) override;
-  Result<DocumentPage> List(const ListOptions& options) override;
-  Result<uint64_t> Count() override;
-  Result<std::vector<SearchHit>> Search(std::string_view query,
-                                        const SearchOptions& options) override;
-  Result<Answer> Ask(std::string_view question, const AskOptions& options) override;
-
- private:
-  const std::shared_ptr<DatabaseImpl> database_;
-  const std::shared_ptr<CollectionState> state_;
-  const ViewReader reader_;
 };
 
 // FailedPrecondition when the database is open read-only, Unavailable when it stopped accepting

@@ -8,5 +8,6 @@
 #include "msadb/options.h"
 #include "msadb/query.h"
 #include "msadb/status.h"
+#include "msadb/transfer.h"
 
 #endif  // MSADB_MSADB_H_

@@ -85,7 +85,8 @@ struct SearchOptions {
 struct AskOptions {
   std::optional<Filter> where;   // only documents whose metadata matches are attended to
   // Called with each piece of the answer as it is generated (valid UTF-8). Called from the asking
-  // thread. Return false to cancel.
+  // thread, while the model is busy with this answer: it must not call the database. Return false to
+  // cancel.
   std::function<bool(std::string_view piece)> on_text;
   std::stop_token stop;          // request_stop() makes the call end with Cancelled
   std::optional<std::chrono::steady_clock::time_point> deadline;  // else DeadlineExceeded

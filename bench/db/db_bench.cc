@@ -1,0 +1,255 @@
+// What the database itself costs, next to the floors of the machine, in one run.
+//
+//   db_bench [--folder DIR] [--model FOLDER] [--documents 1000,10000,100000] [--layers 15]
+//            [--dim 192] [--chunks 1] [--query-tokens 16] [--repeat 15] [--tiny]
+//
+// insert: one document at a time with a real model (--model), median milliseconds
+//   encode   tokenize, divide, run the model, round to stored precision
+//   commit   conflict check, index room, storage commit with fsync, publish
+//   fsync    the floor of a durable commit: appending the same bytes to a file and syncing it
+// scale: synthetic documents of the given shape
+//   load     InsertMany, documents per second, memory made up rather than encoded
+//   open     Database::Open, milliseconds (the index is not loaded yet)
+//   first    the first search: reads all routing keys from storage and builds the index
+//   search   median of --repeat searches: --query-tokens tokens routed in every layer, top 10,
+//   texts read     the floor of search: reading the keys of all layers once, all cores get      one
+//   document by id, microseconds disk, index   bytes per document
+// Every search is checked to return ten documents with descending scores, every get its text.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/db/synthetic_model.h"
+#include "db/collection_state.h"
+#include "db/encoder.h"
+#include "db/open.h"
+#include "msadb/msadb.h"
+
+namespace msadb::bench {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Settings {
+  std::string folder;
+  std::string model;
+  std::vector<size_t> documents = {1000, 10'000, 100'000};
+  SyntheticShape shape;
+  int repeat = 15;
+  bool tiny = false;
+};
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "db_bench: %s\n", what.c_str());
+  std::exit(1);
+}
+
+void Check(const Status& status) {
+  if (!status.ok()) Fail(status.ToString());
+}
+
+template <typename T>
+T Value(Result<T> result) {
+  if (!result.ok()) Fail(result.status().ToString());
+  return std::move(result).value();
+}
+
+double Milliseconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+std::string Text(size_t i, size_t words) {
+  static const char* const kWords[] = {"the",   "spare", "key",   "lies", "under", "a",     "blue",
+                                       "pot",   "near",  "north", "door", "of",    "old",   "house",
+                                       "where", "anna",  "left",  "it",   "on",    "friday"};
+  std::string text = "Note " + std::to_string(i) + ":";
+  for (size_t w = 0; w < words; ++w) {
+    text += std::string(" ") + kWords[(i * 7919 + w * 104729 + w * w * 31) % std::size(kWords)];
+  }
+  return text + ".";
+}
+
+// Appends `bytes` to a file and syncs it, as a log does.
+double FsyncMilliseconds(const Settings& settings, size_t bytes, int repeat) {
+  const std::string path = settings.folder + "/fsync";
+  const int fd = open(path.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600);
+  if (fd < 0) Fail("cannot write " + path);
+  const std::string data(bytes, 'x');
+  std::vector<double> times;
+  for (int i = 0; i < repeat; ++i) {
+    times.push_back(Milliseconds([&] {
+      if (write(fd, data.data(), data.size()) != static_cast<ssize_t>(data.size()) ||
+          fdatasync(fd) != 0) {
+        Fail("cannot write " + path);
+      }
+    }));
+  }
+  close(fd);
+  fs::remove(path);
+  return Median(times);
+}
+
+void BenchInsert(const Settings& settings) {
+  Options options;
+  options.model_path = settings.model;
+  const db::ResolvedModel resolved = Value(db::ResolveModel(options, ""));
+  storage::StoreOptions store_options = db::ToStoreOptions(options);
+  store_options.fingerprint = resolved.model->fingerprint();
+  auto store = Value(storage::Store::Open(settings.folder + "/insert", store_options));
+  db::Engine engine(options, resolved.model, store);
+  engine.cache = Value(db::MakeBlockCache(options, resolved.model->model(), store));
+  db::CollectionState state(&engine, Value(store->CreateCollection("bench")), "bench");
+  (void)Value(state.LoadedView());
+
+  std::printf("insert, %s\n", resolved.model->description().c_str());
+  std::printf("%8s %8s %10s %10s %10s %10s\n", "words", "tokens", "bytes", "encode ms", "commit ms",
+              "fsync ms");
+  for (const size_t words : {size_t{12}, size_t{50}, size_t{200}, size_t{800}}) {
+    std::vector<double> encode_ms, commit_ms;
+    size_t tokens = 0, bytes = 0;
+    for (int i = 0; i < settings.repeat; ++i) {
+      const NewDocument document{.text = Text(i, words)};
+      std::vector<db::PendingDocument> encoded;
+      encode_ms.push_back(Milliseconds([&] {
+        const db::PlannedDocument planned = Value(db::PlanDocument(engine, document));
+        const auto ids = Value(db::ReserveIds(engine, state.id(), {&planned, 1}));
+        encoded = Value(db::EncodeDocuments(engine, {&planned, 1}, ids));
+      }));
+      db::CommitRequest request;
+      request.puts.push_back({&encoded[0], db::PutMode::kInsert});
+      commit_ms.push_back(Milliseconds([&] { (void)Value(state.Commit(request)); }));
+      tokens = 0;
+      for (const db::PendingPart& part : encoded[0].parts) tokens += part.record.token_count;
+      bytes = encoded[0].bytes();
+    }
+    std::printf("%8zu %8zu %10zu %10.2f %10.2f %10.2f\n", words, tokens, bytes, Median(encode_ms),
+                Median(commit_ms), FsyncMilliseconds(settings, bytes, settings.repeat));
+  }
+}
+
+// Sums `bytes` of floats on all cores: what any exact search must read.
+double ReadMilliseconds(size_t bytes, int repeat) {
+  const std::vector<float> memory(bytes / sizeof(float) + 1, 1.0f);
+  std::vector<double> times;
+  volatile float sink = 0;
+  for (int i = 0; i < repeat; ++i) {
+    times.push_back(Milliseconds([&] {
+      float sum = 0;
+#pragma omp parallel for simd reduction(+ : sum)
+      for (size_t j = 0; j < memory.size(); ++j) sum += memory[j];
+      sink = sum;
+    }));
+  }
+  (void)sink;
+  return Median(times);
+}
+
+void CheckHits(const std::vector<SearchHit>& hits, size_t documents) {
+  if (hits.size() != std::min<size_t>(10, documents)) Fail("a search returned too few documents");
+  for (size_t i = 1; i < hits.size(); ++i) {
+    if (hits[i].score > hits[i - 1].score) Fail("a search returned documents out of order");
+  }
+}
+
+void BenchScale(const Settings& settings, size_t n_documents) {
+  Options options;
+  options.model = std::make_shared<db::LoadedModelImpl>(MakeSyntheticModel(settings.shape));
+  options.encode_batch_tokens = 1000 * 64 * settings.shape.n_chunks;
+  const std::string folder = settings.folder + "/scale-" + std::to_string(n_documents);
+  double load_ms = 0;
+  {
+    auto db = Value(Database::Open(folder, options));
+    auto collection = Value(db->CreateCollection("bench"));
+    load_ms = Milliseconds([&] {
+      std::vector<NewDocument> documents;
+      for (size_t i = 0; i < n_documents; ++i) {
+        documents.push_back({.text = Text(i, 40), .metadata = {{"i", static_cast<int64_t>(i)}}});
+        if (documents.size() == 1000 || i + 1 == n_documents) {
+          (void)Value(collection->InsertMany(documents));
+          documents.clear();
+        }
+      }
+    });
+  }
+  std::shared_ptr<Database> db;
+  const double open_ms = Milliseconds([&] { db = Value(Database::Open(folder, options)); });
+  auto collection = Value(db->OpenCollection("bench"));
+  const double first_ms = Milliseconds([&] { (void)Value(collection->Search("query")); });
+  std::vector<double> search_ms, get_us;
+  for (int i = 0; i < settings.repeat; ++i) {
+    std::vector<SearchHit> hits;
+    search_ms.push_back(Milliseconds([&] { hits = Value(collection->Search("query")); }));
+    CheckHits(hits, n_documents);
+    const size_t which = static_cast<size_t>(i) * 7919 % n_documents;
+    Document document;
+    get_us.push_back(1000 * Milliseconds([&] { document = Value(collection->Get(which + 1)); }));
+    if (document.text != Text(which, 40)) Fail("a document came back with another text");
+  }
+  const DatabaseStats stats = Value(db->Stats());
+  const size_t key_bytes = n_documents * settings.shape.n_chunks * settings.shape.n_layers *
+                           settings.shape.dim * sizeof(float);
+  std::printf("%10zu %10.0f %9.1f %9.1f %9.2f %9.2f %8.1f %9.0f %9.0f\n", n_documents,
+              1000.0 * static_cast<double>(n_documents) / load_ms, open_ms, first_ms,
+              Median(search_ms), ReadMilliseconds(key_bytes, settings.repeat), Median(get_us),
+              static_cast<double>(stats.disk_bytes) / static_cast<double>(n_documents),
+              static_cast<double>(stats.index_bytes) / static_cast<double>(n_documents));
+  std::fflush(stdout);
+  collection.reset();
+  db.reset();
+  fs::remove_all(folder);
+}
+
+int Main(int argc, char** argv) {
+  Settings settings;
+  CLI::App app("What the database itself costs.");
+  app.add_option("--folder", settings.folder, "where the databases are made; default: a temporary");
+  app.add_option("--model", settings.model, "model folder for the insert part");
+  app.add_option("--documents", settings.documents)->delimiter(',');
+  app.add_option("--layers", settings.shape.n_layers);
+  app.add_option("--dim", settings.shape.dim);
+  app.add_option("--chunks", settings.shape.n_chunks);
+  app.add_option("--query-tokens", settings.shape.query_tokens);
+  app.add_option("--repeat", settings.repeat)->check(CLI::Range(1, 10'000));
+  app.add_flag("--tiny", settings.tiny, "seconds, for ctest");
+  CLI11_PARSE(app, argc, argv);
+  if (settings.tiny) {
+    settings.documents = {100, 1000};
+    settings.shape = {.n_layers = 2, .dim = 32, .n_chunks = 2, .query_tokens = 4};
+    settings.repeat = 3;
+  }
+  std::string pattern =
+      (settings.folder.empty() ? fs::temp_directory_path() : fs::path(settings.folder)).string() +
+      "/msadb-bench-XXXXXX";
+  if (mkdtemp(pattern.data()) == nullptr) Fail("cannot make a folder like " + pattern);
+  settings.folder = pattern;
+  if (!settings.model.empty()) BenchInsert(settings);
+  std::printf("scale, %zu layers of %zu, %u chunks a document, %zu query tokens\n",
+              settings.shape.n_layers, settings.shape.dim, settings.shape.n_chunks,
+              settings.shape.query_tokens);
+  std::printf("%10s %10s %9s %9s %9s %9s %8s %9s %9s\n", "documents", "load/s", "open ms",
+              "first ms", "search ms", "read ms", "get us", "disk B", "index B");
+  for (const size_t documents : settings.documents) BenchScale(settings, documents);
+  fs::remove_all(settings.folder);
+  return 0;
+}
+
+}  // namespace
+}  // namespace msadb::bench
+
+int main(int argc, char** argv) { return msadb::bench::Main(argc, argv); }
