@@ -207,9 +207,9 @@ class Builder:
         self.used_user.add(fact.name)
         return fact
 
-    def user_wording(self, fact):
+    def user_wording(self, fact, want_paraphrase: bool = False):
         paraphrases = fact.part("paraphrases", self.split)
-        if paraphrases and self.rng.random() < 0.4:
+        if paraphrases and (want_paraphrase or self.rng.random() < 0.4):
             form = self.pick(paraphrases)
             return form, f"{fact.name}/P{fact.paraphrases.index(form)}", ["paraphrase"]
         form = self.pick(fact.part("questions", self.split))
@@ -227,11 +227,11 @@ class Builder:
         self.question(text, [], NOT_IN_MEMORY, NOT_IN_MEMORY, "unanswerable", template, tags)
         return True
 
-    def chat(self):
+    def chat(self, paraphrase=False):
         fact = self.user_fact()
         if fact is None:
-            return self.single()
-        text, template, tags = self.user_wording(fact)
+            return self.single(paraphrase=paraphrase)
+        text, template, tags = self.user_wording(fact, paraphrase)
         if self.rng.random() < 0.25 and "mut" in fact.flags:  # the user changed it later
             values, dates = self.distinct(fact.object, self.rng.randint(2, 3)), self.dates(3)
             steps = [[self.user_document(fact, v, d) for v, d in zip(values, dates)]]
@@ -347,6 +347,7 @@ class Builder:
                 "latest-version": self.latest, "compare": self.compare, "list": self.several, "chat": self.chat, "needle": self.needle,
                 "natural-pair": lambda: self.real("natural-pair"), "natural-qa": lambda: self.real("natural-qa"),
                 "paraphrase": lambda: self.single(paraphrase=True, accept=lambda r: bool(r.part("paraphrases", self.split))),
+                "chat-paraphrase": lambda: self.chat(paraphrase=True),
                 "unseen-relation": lambda: self.single(accept=lambda r: "test" in r.flags)}
         make[kind]()
 

@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 EVAL_SETS = {
     "single": {"single": 1}, "two": {"two": 1}, "three": {"three": 1}, "unanswerable": {"unanswerable": 1},
     "paraphrase": {"paraphrase": 1}, "unseen-relation": {"unseen-relation": 1}, "latest-version": {"latest-version": 1},
-    "chat": {"chat": 1}, "compare": {"compare": 1}, "list": {"list": 1}, "needle": {"needle": 1},
+    "chat": {"chat": 1}, "chat-paraphrase": {"chat-paraphrase": 1}, "compare": {"compare": 1}, "list": {"list": 1}, "needle": {"needle": 1},
     "natural-pair": {"natural-pair": 1}, "natural-qa": {"natural-qa": 1},
     "memory": {"single": 3, "chat": 1, "latest-version": 1},
     "mixed": {"single": 3, "paraphrase": 2, "two": 3, "three": 1, "unanswerable": 1, "chat": 1, "latest-version": 1},
@@ -26,14 +26,14 @@ def eval_set(name: str, seed=0, questions: int = 100, natural: Natural | None = 
     """A test-split bank for one of EVAL_SETS; enlarge it with grow().
 
     It holds the questions' documents and their distractors only, about 150 to 400 tokens a question. A
-    chat question uses up one of 40 facts about the user, so keep "chat" sets at 40 questions or fewer
-    (more fall back to `single`) and take several seeds.
+    chat question uses up one of 40 facts about the user, so the chat sets have
+    at most 40 questions: take several seeds.
     """
     if name not in EVAL_SETS:
         raise ValueError(f"unknown evaluation set {name!r}: choose one of {', '.join(EVAL_SETS)}")
     if name.startswith("natural") and natural is None:
         raise ValueError(f"{name} needs prepared text: run fetch.sh and pass natural=Natural.load()")
-    if name == "chat":
+    if name.startswith("chat"):
         questions = min(questions, 40)
     return make_bank(f"eval/{name}/{seed}", "test", documents, questions, EVAL_SETS[name], natural)
 
