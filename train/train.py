@@ -89,9 +89,12 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--no-qat", action="store_true", help="train without int4 rounding")
     parser.add_argument("--random-init", action="store_true", help="speed test without weights")
+    parser.add_argument("--export-minutes", type=float, default=5.0, help="write OUT that often")
     parser.add_argument("--tiny", action="store_true", help="small buckets (CPU smoke test)")
     args = parser.parse_args()
-    began = time.time()
+    began = exported = time.time()
+    # Worker batches hold many small tensors; file descriptors would run out.
+    torch.multiprocessing.set_sharing_strategy("file_system")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -121,13 +124,11 @@ def main() -> None:
         optimizer.load_state_dict(saved["optimizer"])
         elapsed, step = saved["elapsed"], saved["step"]
         print(f"continuing at step {step}, {elapsed / 60:.1f} min trained", flush=True)
-    quantise = fake_int4
     if args.compile:
-        import msa.model as module
-
+        torch._dynamo.config.recompile_limit = 64  # one per weight shape
         model.layer_input = torch.compile(layer_input, dynamic=False)
         model.layer_output = torch.compile(layer_output, dynamic=False)
-        module.fake_int4 = torch.compile(quantise, dynamic=False)
+        model.fake_int4 = torch.compile(fake_int4, dynamic=False)
 
     loader = torch.utils.data.DataLoader(
         Steps(builder, args.seed, step), batch_size=None, num_workers=args.workers,
@@ -144,10 +145,22 @@ def main() -> None:
             group["lr"] = group["base_lr"] * learning_rate_factor(progress, step)
         a, b = (0.1, 1.0) if progress < WARMUP else (1.0, 0.5)
         documents, queries, prefix = to_device(*batch, device)
-        model.refresh()
-        memory = model.encode(documents, prefix)
-        losses = model.losses(queries, memory, temperature)
-        (a * losses["tokens"] + b * losses["route"]).backward()
+
+        def forward_backward():
+            model.refresh()
+            losses = model.losses(queries, model.encode(documents, prefix), temperature)
+            (a * losses["tokens"] + b * losses["route"]).backward()
+            return losses
+
+        try:
+            losses = forward_backward()
+        except Exception as error:  # a compiler that fails must not cost the run
+            if not args.compile or step > first_step:
+                raise
+            print(f"running uncompiled: {error!r}"[:2000], flush=True)
+            model.layer_input, model.layer_output, model.fake_int4 = layer_input, layer_output, fake_int4
+            optimizer.zero_grad(set_to_none=True)
+            losses = forward_backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -174,6 +187,9 @@ def main() -> None:
             mark, tokens = now, 0
             if not math.isfinite(line["tokens"]):
                 raise SystemExit("the loss is not finite")
+            if args.out and now - exported > args.export_minutes * 60:
+                write_model(model.export(), config, TEMPLATES, args.base / "tokenizer.json", args.out)
+                mark = exported = time.time()
             if now > deadline or (args.steps and step - first_step >= args.steps):
                 break
             if elapsed >= args.total_minutes * 60:

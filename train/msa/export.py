@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from msa.quantize import quantize_q4, quantize_q8_rows
 
-SHARD_BYTES_MAX = 15_000_000
+SHARD_BYTES_MAX = 45_000_000  # files of a repository should stay below 50 MB
 
 
 def tensors_of(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

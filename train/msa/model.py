@@ -134,7 +134,7 @@ class MsaTrainer(nn.Module):
         self.p = nn.ParameterDict(p)
         self.compute_dtype = torch.float32
         self.qat = False
-        self.layer_input, self.layer_output = layer_input, layer_output
+        self.layer_input, self.layer_output, self.fake_int4 = layer_input, layer_output, fake_int4
         self.live: dict[str, torch.Tensor] = {}
         inv = 1.0 / c["rope_theta"] ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
         angle = torch.arange(4096).float()[:, None] * inv[None]
@@ -182,7 +182,7 @@ class MsaTrainer(nn.Module):
         self.live = {}
         for key, w in self.p.items():
             if self.qat and (key in MATRICES or key in ROUTERS):
-                w = fake_int4(w)
+                w = self.fake_int4(w)
             w = w.to(self.compute_dtype)
             # unbind's gradient is one stack; indexing would add a full-size tensor per layer.
             self.live[key] = w if key in ("embed", "head", "final_norm") else w.unbind(0)

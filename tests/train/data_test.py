@@ -1,0 +1,60 @@
+"""Nothing of the evaluation occurs in training, and questions follow from their documents."""
+
+import random
+import re
+import sys
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "train"))
+
+from msa.world import RELATIONS, World, in_evaluation  # noqa: E402
+
+
+def worlds(evaluation, n=6):
+    return [World(random.Random(seed), 40, evaluation) for seed in range(n)]
+
+
+class WorldTest(unittest.TestCase):
+    def test_names_are_split(self):
+        for evaluation in (False, True):
+            for w in worlds(evaluation):
+                for names in w.entities.values():
+                    self.assertTrue(names)
+                    self.assertTrue(all(in_evaluation(n) == evaluation for n in names))
+
+    def test_phrasings_are_split(self):
+        """No training question or document matches a phrasing kept for the evaluation."""
+        held = []
+        for r in RELATIONS:
+            for template in (r.questions[-1], r.docs[-1]):
+                parts = map(re.escape, re.split(r"\{\w+\}", template))
+                held.append(re.compile("^" + "(?:[A-Z0-9$].{2,60}|.{2,60})".join(parts) + "$"))
+                for other in r.questions[:-1] + r.docs[:-1]:
+                    self.assertNotEqual(template, other)
+        for w in worlds(False):
+            for _ in range(200):
+                q = w.single().text
+                relation = [r for r in RELATIONS if any(
+                    re.fullmatch(re.escape(t).replace(r"\{s\}", ".+"), q) for t in r.questions[:-1])]
+                self.assertTrue(relation or q.endswith(" now?"), q)
+
+    def test_answers_are_in_the_documents_named(self):
+        for w in worlds(False) + worlds(True):
+            for _ in range(100):
+                q = w.single()
+                self.assertTrue(any(q.answer in w.documents[d] for d in q.hops[0]), q)
+                for hops in (2, 3):
+                    q = w.multi(hops)
+                    if q:
+                        self.assertTrue(any(q.answer in w.documents[d] for hop in q.hops for d in hop), q)
+
+    def test_unanswerable_is_not_stated(self):
+        for w in worlds(True):
+            for _ in range(50):
+                self.assertEqual(w.unanswerable().hops, [])
+
+
+if __name__ == "__main__":
+    unittest.main()
