@@ -30,8 +30,8 @@ from msa.quantize import dequantize_q4, dequantize_q8, quantize_q4, quantize_q8 
 
 # Untrained q and k route badly whatever the settings: of 100 documents, the right one is among the
 # first three for 19% of package descriptions and 10% of invented facts (train/calibrate.py on
-# SmolLM2-135M-Instruct, best of 4 chunk sizes, 2 metrics, 2 question forms and all windows of layers;
-# the upper half with P = 64 and the published question form: 3% and 10%). These are the best.
+# SmolLM2-135M-Instruct, best of 4 chunk sizes, 2 metrics, 2 question forms and all windows of layers).
+# These are the best.
 ROUTING = {"top_k_docs": 16, "pooling_kernel_size": 8, "routing_metric": "cosine"}
 SMOLLM2_LAYERS = "17,18"
 
