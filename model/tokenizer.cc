@@ -10,6 +10,7 @@
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <new>
 #include <queue>
 #include <stdexcept>
@@ -885,12 +886,16 @@ class Tokenizer::Impl::Encoder {
   Encoder(const Encoder&) = delete;
   Encoder& operator=(const Encoder&) = delete;
 
-  Status Prepare() {
-    constexpr uint32_t kMatchLimit = 10'000'000;
+  // `text_size`: bytes of all text that this call will encode.
+  Status Prepare(size_t text_size) {
+    // Backtracking over a run of spaces takes a step per byte, so that an honest pattern stays
+    // below a few times the length of the text, while a runaway one soon gets here.
+    const size_t match_limit =
+        std::min<size_t>(100'000 + 8 * text_size, std::numeric_limits<uint32_t>::max());
     constexpr uint32_t kHeapLimitKib = 64u << 10;
     context_ = pcre2_match_context_create(nullptr);
     if (context_ == nullptr) return Status::ResourceExhausted("no memory to split text");
-    pcre2_set_match_limit(context_, kMatchLimit);
+    pcre2_set_match_limit(context_, static_cast<uint32_t>(match_limit));
     pcre2_set_heap_limit(context_, kHeapLimitKib);
     match_data_.reserve(impl_.splits.size());
     for (size_t i = 0; i < impl_.splits.size(); ++i) {
@@ -1121,7 +1126,7 @@ Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, EncodeOpti
       return Status::InvalidArgument("text is not valid UTF-8 at byte " + std::to_string(valid));
     }
     Impl::Encoder encoder(*impl_);
-    MSADB_RETURN_IF_ERROR(encoder.Prepare());
+    MSADB_RETURN_IF_ERROR(encoder.Prepare(text.size()));
     Status status;
     const auto encode_plain = [&](std::string_view stretch) {
       std::string storage;
