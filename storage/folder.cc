@@ -5,16 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
-#include <optional>
 #include <string_view>
 #include <system_error>
 
-#include "storage/codec.h"
 #include "storage/rocksdb_status.h"
 #include "storage/store.h"
 
@@ -25,11 +21,6 @@ namespace stdfs = std::filesystem;
 
 constexpr std::string_view kMarkerPrefix = "msadb format ";
 constexpr char kMarkerTemporary[] = "MSADB.tmp";
-constexpr char kCommitsTemporary[] = "COMMITS.tmp";
-
-constexpr uint64_t kSlotDistance = 512;  // a disk sector: one slot's write cannot tear the other
-constexpr size_t kSlotBytes = 24;        // magic, seal, count
-constexpr std::string_view kSlotMagic = "msadbcnt";
 
 Status FromErrno(int error, const std::string& what) {
   const std::string message = what + ": " + std::generic_category().message(error);
@@ -39,20 +30,6 @@ Status FromErrno(int error, const std::string& what) {
   return Status::IOError(message);
 }
 
-std::string EncodeSlot(uint64_t count) {
-  std::string payload;
-  PutFixed64(&payload, count);
-  return std::string(kSlotMagic) + Seal(Family::kMeta, kCommitsFile, payload);
-}
-
-std::optional<uint64_t> DecodeSlot(std::string_view slot) {
-  if (slot.size() != kSlotBytes || !slot.starts_with(kSlotMagic)) return std::nullopt;
-  auto payload = Unseal(Family::kMeta, kCommitsFile, slot.substr(kSlotMagic.size()));
-  uint64_t count = 0;
-  if (!payload || !GetFixed64(&*payload, &count)) return std::nullopt;
-  return count;
-}
-
 rocksdb::Status SyncFolder(rocksdb::FileSystem& fs, const std::string& folder) {
   std::unique_ptr<rocksdb::FSDirectory> directory;
   rocksdb::IOStatus s = fs.NewDirectory(folder, rocksdb::IOOptions(), &directory, nullptr);
@@ -60,7 +37,8 @@ rocksdb::Status SyncFolder(rocksdb::FileSystem& fs, const std::string& folder) {
   return s;
 }
 
-// Writes a small file whole: under a temporary name, synced, renamed, and the name synced.
+}  // namespace
+
 Status WriteFileAtomically(rocksdb::FileSystem& fs, const std::string& folder,
                            const std::string& temporary, const std::string& name,
                            std::string_view content) {
@@ -78,8 +56,6 @@ Status WriteFileAtomically(rocksdb::FileSystem& fs, const std::string& folder,
   if (s.ok()) synced = SyncFolder(fs, folder);
   return FromRocksdb(synced, "writing " + folder + "/" + name);
 }
-
-}  // namespace
 
 Result<FolderState> InspectFolder(const std::string& folder) {
   std::error_code error;
@@ -173,62 +149,6 @@ Status CheckMarker(rocksdb::FileSystem& fs, const std::string& folder) {
   }
   return Status::Corruption(path + " is damaged: it should read \"" + std::string(kMarkerPrefix) +
                             std::to_string(kFormatVersion) + "\"");
-}
-
-Status CommitCounter::Create(rocksdb::FileSystem& fs, const std::string& folder) {
-  std::string content = EncodeSlot(0);
-  content.resize(kSlotDistance, '\0');
-  content += EncodeSlot(0);
-  return WriteFileAtomically(fs, folder, kCommitsTemporary, kCommitsFile, content);
-}
-
-Result<std::unique_ptr<CommitCounter>> CommitCounter::Open(rocksdb::FileSystem& fs,
-                                                           const std::string& folder,
-                                                           bool read_only) {
-  const std::string path = folder + "/" + kCommitsFile;
-  std::unique_ptr<CommitCounter> counter(new CommitCounter());
-  std::unique_ptr<rocksdb::FSRandomAccessFile> reader;
-  rocksdb::IOStatus s = fs.NewRandomAccessFile(path, rocksdb::FileOptions(), &reader, nullptr);
-  if (s.IsNotFound() || s.IsPathNotFound()) {
-    counter->damaged_ = path + " is missing: a log cut off at its end would go unnoticed";
-    if (!read_only) MSADB_RETURN_IF_ERROR(Create(fs, folder));
-  } else if (!s.ok()) {
-    return FromRocksdb(s, "opening " + path);
-  } else {
-    for (const uint64_t offset : {uint64_t{0}, kSlotDistance}) {
-      char scratch[kSlotBytes];
-      rocksdb::Slice slot;
-      s = reader->Read(offset, kSlotBytes, rocksdb::IOOptions(), &slot, scratch, nullptr);
-      if (!s.ok()) return FromRocksdb(s, "reading " + path);
-      const auto count = DecodeSlot({slot.data(), slot.size()});
-      if (count) {
-        counter->count_ = std::max(counter->count_, *count);
-      } else {
-        counter->damaged_ = path + " is damaged at byte " + std::to_string(offset);
-      }
-    }
-  }
-  if (!read_only) {
-    s = fs.NewRandomRWFile(path, rocksdb::FileOptions(), &counter->file_, nullptr);
-    if (!s.ok()) return FromRocksdb(s, "opening " + path);
-  }
-  return counter;
-}
-
-void CommitCounter::Record(uint64_t count) {
-  if (!file_ || count <= count_) return;
-  const uint64_t offset = count % 2 == 0 ? 0 : kSlotDistance;
-  const rocksdb::IOStatus s =
-      file_->Write(offset, EncodeSlot(count), rocksdb::IOOptions(), nullptr);
-  if (s.ok()) {
-    count_ = count;
-  } else {
-    file_.reset();
-  }
-}
-
-void CommitCounter::Sync() {
-  if (file_ && !file_->Sync(rocksdb::IOOptions(), nullptr).ok()) file_.reset();
 }
 
 std::vector<FolderFile> ListFiles(const std::string& folder) {

@@ -1,4 +1,4 @@
-// The database folder around RocksDB: who owns it, what it is, and how far its log must reach.
+// The database folder around RocksDB: who owns it and what it is.
 // Internal to storage.
 #ifndef MSADB_STORAGE_FOLDER_H_
 #define MSADB_STORAGE_FOLDER_H_
@@ -7,8 +7,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "msadb/status.h"
@@ -18,6 +18,7 @@ namespace msadb::storage {
 inline constexpr char kMarkerFile[] = "MSADB";
 inline constexpr char kLockFile[] = "LOCK";
 inline constexpr char kCommitsFile[] = "COMMITS";
+inline constexpr char kCommitsTemporary[] = "COMMITS.tmp";
 inline constexpr char kRocksdbFolder[] = "rocksdb";
 
 enum class FolderState {
@@ -55,37 +56,11 @@ Status WriteMarker(rocksdb::FileSystem& fs, const std::string& folder);
 // Unsupported for a newer format, Corruption when it is not a marker.
 Status CheckMarker(rocksdb::FileSystem& fs, const std::string& folder);
 
-// The number of the newest commit known to be on disk, beside the log that holds the commits.
-//
-// RocksDB cannot tell a log whose end was cut off from one whose end was never written. This can:
-// it is written, without fsync, after each commit's fsync returned; so whatever value a crash
-// leaves here is one that the log must reach. A smaller value than the truth only weakens the
-// check.
-//
-// Two slots are written in turn, each with its checksum, so that a torn write leaves the other.
-class CommitCounter {
- public:
-  // Makes the file with count 0, on disk when this returns.
-  static Status Create(rocksdb::FileSystem& fs, const std::string& folder);
-  // Never fails for damage: damaged() tells of it, and count() is what could be read.
-  static Result<std::unique_ptr<CommitCounter>> Open(rocksdb::FileSystem& fs,
-                                                     const std::string& folder, bool read_only);
-
-  uint64_t count() const { return count_; }
-  // Empty, or what was wrong with the file when it was opened.
-  const std::string& damaged() const { return damaged_; }
-
-  // Not for concurrent use with itself. After the first failure nothing more is written: an old
-  // value is harmless.
-  void Record(uint64_t count);
-  void Sync();
-
- private:
-  CommitCounter() = default;
-  std::unique_ptr<rocksdb::FSRandomRWFile> file_;  // null when read-only or given up
-  uint64_t count_ = 0;
-  std::string damaged_;
-};
+// Writes a small file whole: under the name `temporary`, synced, renamed to `name`, and that
+// synced.
+Status WriteFileAtomically(rocksdb::FileSystem& fs, const std::string& folder,
+                           const std::string& temporary, const std::string& name,
+                           std::string_view content);
 
 // Names and sizes of the files under `folder`, one level of subfolders included.
 struct FolderFile {

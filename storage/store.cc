@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <system_error>
@@ -26,14 +27,11 @@ namespace {
 constexpr size_t kMemoryBytesMin = 1u << 20;
 constexpr uint64_t kHeadroomBase = 64u << 20;
 constexpr uint64_t kReserveMax = uint64_t{1} << 32;
-constexpr Number kNumberMax = uint64_t{1} << 62;
-constexpr size_t kSettingNameBytesMax = 64;
-constexpr size_t kSettingValueBytesMax = 64u << 10;
 constexpr size_t kModelBytesMax = 64u << 10;
+// For the look before the open proper.
+constexpr int kInspectOpenFiles = 16;
 // Values at least this long go to blob files, where compactions do not copy them again and again.
 constexpr uint64_t kBlobBytesMin = 4096;
-// One commit's fixed overhead in the log, generously.
-constexpr size_t kOperationOverheadBytes = 64;
 
 int64_t NowMicros() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -43,9 +41,9 @@ int64_t NowMicros() {
 
 // Tells the store about failures of RocksDB's background work, and keeps RocksDB from resuming on
 // its own: after a failure nothing is known about the tail of the log until the next open.
-class FailStopListener : public rocksdb::EventListener {
+class StoreListener : public rocksdb::EventListener {
  public:
-  explicit FailStopListener(StoreImpl* store) : store_(store) {}
+  explicit StoreListener(StoreImpl* store) : store_(store) {}
   void OnBackgroundError(rocksdb::BackgroundErrorReason, rocksdb::Status* error) override {
     // A lost message is better than an exception inside RocksDB.
     try {
@@ -57,6 +55,12 @@ class FailStopListener : public rocksdb::EventListener {
   void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
                             bool* auto_recovery) override {
     *auto_recovery = false;
+  }
+  void OnFlushCompleted(rocksdb::DB*, const rocksdb::FlushJobInfo&) override {
+    store_->NoteFilesChanged();
+  }
+  void OnCompactionCompleted(rocksdb::DB*, const rocksdb::CompactionJobInfo&) override {
+    store_->NoteFilesChanged();
   }
 
  private:
@@ -145,16 +149,6 @@ Status CheckModelIdentity(std::string_view fingerprint, std::string_view descrip
   return Status::Ok();
 }
 
-Status CheckSettingName(std::string_view name) {
-  const bool valid =
-      !name.empty() && name.size() <= kSettingNameBytesMax &&
-      std::all_of(name.begin(), name.end(), [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
-      });
-  if (valid) return Status::Ok();
-  return Status::InvalidArgument("a setting's name is 1 to 64 characters of a-z, 0-9, '_' and '.'");
-}
-
 }  // namespace
 
 Status CheckCollectionName(std::string_view name) {
@@ -196,7 +190,9 @@ StoreImpl::~StoreImpl() {
   if (db_ == nullptr) return;
   if (!options_.read_only && !stopped_) {
     if (!Sync().ok()) log_->Add("the last buffered commits could not be synced on close");
-    commit_counter_->Sync();
+    rocksdb::CancelAllBackgroundWork(db_.get(), /*wait=*/true);
+    RecordMark();
+    mark_file_->Sync();
   }
   for (rocksdb::ColumnFamilyHandle* handle : families_) {
     if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
@@ -226,10 +222,9 @@ Status StoreImpl::OpenFolder() {
   MSADB_ASSIGN_OR_RETURN(state, InspectFolder(folder_));
   const bool has_marker = state == FolderState::kDatabase;
 
-  file_system_ = options_.hooks != nullptr && options_.hooks->file_system != nullptr
-                     ? options_.hooks->file_system
-                     : rocksdb::FileSystem::Default();
-  env_ = rocksdb::NewCompositeEnv(file_system_);
+  const StoreHooks hooks = options_.hooks != nullptr ? *options_.hooks : StoreHooks();
+  file_system_ = hooks.file_system ? hooks.file_system : rocksdb::FileSystem::Default();
+  env_ = hooks.env ? hooks.env : rocksdb::NewCompositeEnv(file_system_);
 
   if (has_marker) {
     MSADB_RETURN_IF_ERROR(CheckMarker(*file_system_, folder_));
@@ -248,11 +243,16 @@ Status StoreImpl::OpenFolder() {
     }
     MSADB_RETURN_IF_ERROR(CreateFolder(rocksdb_folder_));
   }
-  if (!has_marker) MSADB_RETURN_IF_ERROR(CommitCounter::Create(*file_system_, folder_));
-  MSADB_ASSIGN_OR_RETURN(commit_counter_,
-                         CommitCounter::Open(*file_system_, folder_, options_.read_only));
-  counter_damage_ = commit_counter_->damaged();
-  MSADB_RETURN_IF_ERROR(OpenRocksdb(!has_marker));
+  std::error_code ignored;
+  if (!has_marker && !std::filesystem::exists(folder_ + "/" + kCommitsFile, ignored)) {
+    MSADB_RETURN_IF_ERROR(CommitMarkFile::Create(*file_system_, folder_));
+  }
+  MSADB_ASSIGN_OR_RETURN(mark_file_,
+                         CommitMarkFile::Open(*file_system_, folder_, options_.read_only));
+  mark_damage_ = mark_file_->damaged();
+  MSADB_ASSIGN_OR_RETURN(const uint64_t last_commit,
+                         has_marker ? InspectLog() : Result<uint64_t>(UINT64_MAX));
+  MSADB_RETURN_IF_ERROR(OpenRocksdb(!has_marker, last_commit));
 
   rocksdb::PinnableSlice format;
   const Result<std::string_view> payload =
@@ -282,8 +282,59 @@ Status StoreImpl::OpenFolder() {
   }
   // RocksDB has moved what it found in the log to files and synced them, so all of it is on disk.
   synced_commits_ = counters_.commits;
-  commit_counter_->Record(counters_.commits);
+  RecordMark();
   return Status::Ok();
+}
+
+// What the log holds beyond the files, found out before anything is changed. Returns the newest
+// commit that may be applied: what lies behind a gap is the leftover of buffered commits that a
+// power cut tore apart, and goes.
+Result<uint64_t> StoreImpl::InspectLog() {
+  MSADB_RETURN_IF_ERROR(CheckManifest(*file_system_, rocksdb_folder_, mark_file_->mark()));
+  CommitLogFilter filter;
+  rocksdb::Options options = DbOptions(/*create=*/false);
+  options.wal_filter = &filter;
+  options.max_open_files = kInspectOpenFiles;  // opens tables when they are read, and hardly any is
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status s = rocksdb::DB::OpenForReadOnly(
+      options, rocksdb_folder_, FamilyDescriptors(/*cache_bytes=*/kMemoryBytesMin), &handles, &db);
+  MSADB_RETURN_IF_ERROR(OpenStatus(s));
+  const std::unique_ptr<rocksdb::DB> owner(db);
+  std::string value;
+  const KeyBytes key = CountersKey();
+  const rocksdb::Status read =
+      db->Get(rocksdb::ReadOptions(), handles[0], ToSlice(key.view()), &value);
+  for (rocksdb::ColumnFamilyHandle* handle : handles) {
+    db->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+  }
+  Counters base;
+  if (read.ok()) {
+    const auto payload = Unseal(Family::kMeta, key.view(), value);
+    if (!payload || !DecodeCounters(*payload, &base)) {
+      return Status::Corruption(folder_ + ": the commit counter fails its checksum");
+    }
+  } else if (!read.IsNotFound()) {  // not found: everything is still in the log
+    return FromRocksdb(read, "reading the commit counter of " + folder_);
+  }
+  const uint64_t last = filter.LastReachable(base.commits);
+  if (last >= mark_file_->mark().commits) return last;
+  return Status::Corruption(
+      folder_ + ": commits " + std::to_string(last + 1) + " to " +
+      std::to_string(mark_file_->mark().commits) +
+      " were acknowledged but are missing from the log, which is damaged or cut off; nothing was "
+      "changed. Restore the folder from a backup, or delete the file COMMITS in it to go on "
+      "without "
+      "them");
+}
+
+Status StoreImpl::OpenStatus(const rocksdb::Status& s) const {
+  // What RocksDB cannot find in a database that has its marker has been lost.
+  if (s.IsInvalidArgument() || s.IsCorruption()) {
+    return Status::Corruption(folder_ + " is damaged: " + s.ToString() +
+                              "; nothing was changed, restore the folder from a backup");
+  }
+  return FromRocksdb(s, "opening " + folder_);
 }
 
 rocksdb::Options StoreImpl::DbOptions(bool create) const {
@@ -330,41 +381,63 @@ rocksdb::ColumnFamilyOptions StoreImpl::FamilyOptions(Family f) const {
   return o;
 }
 
-Status StoreImpl::OpenRocksdb(bool create) {
-  rocksdb::Options options = DbOptions(create);
-  options.listeners.push_back(std::make_shared<FailStopListener>(this));
-
+std::vector<rocksdb::ColumnFamilyDescriptor> StoreImpl::FamilyDescriptors(
+    size_t cache_bytes) const {
   rocksdb::BlockBasedTableOptions table;
-  table.block_cache = rocksdb::NewLRUCache(options_.memory_bytes - WriteBufferBytes());
+  table.block_cache = rocksdb::NewLRUCache(cache_bytes);
   table.cache_index_and_filter_blocks = true;  // so that memory_bytes bounds them too
   table.checksum = rocksdb::kXXH3;
   table.format_version = 5;
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   const std::shared_ptr<rocksdb::TableFactory> factory(rocksdb::NewBlockBasedTableFactory(table));
-
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   for (size_t i = 0; i < kFamilyCount; ++i) {
     const auto f = static_cast<Family>(i);
     descriptors.emplace_back(FamilyRocksdbName(f), FamilyOptions(f));
     descriptors.back().options.table_factory = factory;
   }
+  return descriptors;
+}
+
+Status StoreImpl::OpenRocksdb(bool create, uint64_t last_commit) {
+  rocksdb::Options options = DbOptions(create);
+  options.listeners.push_back(std::make_shared<StoreListener>(this));
+  // Used during the open only.
+  CommitLogFilter filter(last_commit);
+  options.wal_filter = &filter;
+  const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors =
+      FamilyDescriptors(options_.memory_bytes - WriteBufferBytes());
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   const rocksdb::Status s =
       options_.read_only
           ? rocksdb::DB::OpenForReadOnly(options, rocksdb_folder_, descriptors, &handles, &db)
           : rocksdb::DB::Open(options, rocksdb_folder_, descriptors, &handles, &db);
-  if (!s.ok()) {
-    // With the marker there, files or families that RocksDB cannot find have been lost.
-    if (s.IsInvalidArgument() || s.IsCorruption()) {
-      return Status::Corruption(folder_ + " is damaged: " + s.ToString() +
-                                "; nothing was changed, restore the folder from a backup");
-    }
-    return FromRocksdb(s, "opening " + folder_);
-  }
+  MSADB_RETURN_IF_ERROR(OpenStatus(s));
   db_.reset(db);
   std::copy(handles.begin(), handles.end(), families_.begin());
   return Status::Ok();
+}
+
+void StoreImpl::RecordMark() {
+  CommitMark mark = mark_file_->mark();
+  mark.commits = std::max(mark.commits, synced_commits_);
+  if (files_changed_.exchange(false)) {
+    std::vector<std::string> names;
+    uint64_t manifest_bytes = 0;
+    // The length that RocksDB has synced, which is what a crash cannot take away.
+    rocksdb::Status s = db_->GetLiveFiles(names, &manifest_bytes, /*flush_memtable=*/false);
+    for (const std::string& name : names) {
+      const uint64_t number = s.ok() ? ManifestNumber(std::string_view(name).substr(1)) : 0;
+      if (number == 0) continue;
+      // On failure the old mark stays true.
+      if (!manifest_.Extend(*file_system_, rocksdb_folder_, number, manifest_bytes).ok()) break;
+      mark.manifest_number = number;
+      mark.manifest_bytes = manifest_.bytes();
+      mark.manifest_hash = manifest_.hash();
+    }
+  }
+  mark_file_->Record(mark);
 }
 
 Status StoreImpl::Initialize() {
@@ -394,13 +467,6 @@ Status StoreImpl::LoadState() {
   MSADB_ASSIGN_OR_RETURN(std::string_view payload,
                          GetSealed(Family::kMeta, CountersKey().view(), nullptr, &value, 0, 0));
   if (!DecodeCounters(payload, &counters_)) return damaged("the commit counter");
-  if (counters_.commits < commit_counter_->count()) {
-    return Status::Corruption(
-        folder_ + ": commits " + std::to_string(counters_.commits + 1) + " to " +
-        std::to_string(commit_counter_->count()) +
-        " were acknowledged but are missing (the log or the MANIFEST was cut off); restore the "
-        "folder from a backup, or delete the file COMMITS in it to go on without them");
-  }
   value.Reset();
   MSADB_ASSIGN_OR_RETURN(payload,
                          GetSealed(Family::kMeta, ModelKey().view(), nullptr, &value, 0, 0));
@@ -592,190 +658,6 @@ Status StoreImpl::DropCollection(CollectionId id) try {
 // --- Writing
 // ---------------------------------------------------------------------------------------
 
-WriteSet::WriteSet(std::unique_ptr<State> state) : state_(std::move(state)) {}
-WriteSet::WriteSet(WriteSet&&) noexcept = default;
-WriteSet& WriteSet::operator=(WriteSet&&) noexcept = default;
-WriteSet::~WriteSet() = default;
-
-size_t WriteSet::bytes() const { return state_ ? state_->batch.GetDataSize() : 0; }
-bool WriteSet::empty() const { return !state_ || state_->batch.Count() == 0; }
-bool WriteSet::inserts() const { return state_ && state_->inserts > 0; }
-
-namespace {
-
-Status UsedUp() { return Status::InvalidArgument("this write set has been committed already"); }
-
-// Runs `add` on the batch; if it fails in any way the batch is as before.
-template <typename F>
-Status AddAtomically(rocksdb::WriteBatch* batch, const F& add) {
-  batch->SetSavePoint();
-  rocksdb::Status s;
-  try {
-    s = add();
-  } catch (const std::bad_alloc&) {
-    s = rocksdb::Status::MemoryLimit();
-  }
-  const rocksdb::Status undone = s.ok() ? batch->PopSavePoint() : batch->RollbackToSavePoint();
-  if (s.ok()) s = undone;
-  return FromRocksdb(s, "building a commit");
-}
-
-rocksdb::Status PutTensor(rocksdb::WriteBatch* batch, rocksdb::ColumnFamilyHandle* handle,
-                          Family family, const KeyBytes& key, const TensorView& tensor) {
-  const auto header = TensorHeader(family, tensor.shape);
-  const std::string_view head(header.data(), header.size());
-  const std::string_view body(reinterpret_cast<const char*>(tensor.bytes.data()),
-                              tensor.bytes.size());
-  const auto seal = SealOf(family, key.view(), head, body);
-  const rocksdb::Slice key_part = ToSlice(key.view());
-  const rocksdb::Slice value_parts[] = {{seal.data(), seal.size()}, ToSlice(head), ToSlice(body)};
-  return batch->Put(handle, rocksdb::SliceParts(&key_part, 1), rocksdb::SliceParts(value_parts, 3));
-}
-
-Status CheckTensor(const char* name, const TensorView& tensor, const Result<size_t>& bytes,
-                   uint32_t n_chunks) {
-  if (!bytes.ok()) return bytes.status().WithContext(name);
-  if (tensor.bytes.size() != *bytes) {
-    return Status::InvalidArgument(std::string(name) + ": " + std::to_string(tensor.bytes.size()) +
-                                   " bytes given where the shape needs " + std::to_string(*bytes));
-  }
-  if (tensor.shape.n_chunks != n_chunks) {
-    return Status::InvalidArgument(std::string(name) + ": " +
-                                   std::to_string(tensor.shape.n_chunks) +
-                                   " chunks where the record says " + std::to_string(n_chunks));
-  }
-  return Status::Ok();
-}
-
-}  // namespace
-
-Status WriteSet::PutPart(CollectionId collection, Number number, const PartRecord& record,
-                         const TensorView& routing, const TensorView& blocks) try {
-  if (!state_) return UsedUp();
-  MSADB_RETURN_IF_ERROR(
-      CheckTensor("routing keys", routing, RoutingBytes(routing.shape), record.chunk_count));
-  MSADB_RETURN_IF_ERROR(
-      CheckTensor("content blocks", blocks, BlocksBytes(blocks.shape), record.chunk_count));
-  if (number == 0 || number > kNumberMax || number != record.first_number + record.part_index) {
-    return Status::InvalidArgument("part number " + std::to_string(number) +
-                                   " is not first_number + part_index");
-  }
-  PartRecord sized = record;
-  sized.routing_bytes = routing.bytes.size();
-  sized.blocks_bytes = blocks.bytes.size();
-  MSADB_ASSIGN_OR_RETURN(const std::string payload, EncodePartRecord(sized));
-  const size_t added =
-      payload.size() + routing.bytes.size() + blocks.bytes.size() + 8 * kOperationOverheadBytes;
-  if (bytes() + added > kWriteSetBytesMax) {
-    return Status::ResourceExhausted("one commit holds at most 2 GiB; divide it");
-  }
-  const KeyBytes key = PartKey(collection, number);
-  CollectionChange& change = state_->changes[collection];
-  const auto handle = [this](Family f) { return state_->families[static_cast<size_t>(f)]; };
-  MSADB_RETURN_IF_ERROR(AddAtomically(&state_->batch, [&]() -> rocksdb::Status {
-    rocksdb::Status s = state_->batch.Put(handle(Family::kDocuments), ToSlice(key.view()),
-                                          Seal(Family::kDocuments, key.view(), payload));
-    if (s.ok()) {
-      s = PutTensor(&state_->batch, handle(Family::kRouting), Family::kRouting, key, routing);
-    }
-    if (s.ok()) {
-      s = PutTensor(&state_->batch, handle(Family::kBlocks), Family::kBlocks, key, blocks);
-    }
-    if (s.ok() && record.key) {
-      const KeyBytes hash = UserKeyHash(collection, *record.key);
-      std::string id;
-      PutFixed64(&id, number);
-      s = state_->batch.Put(handle(Family::kKeys), ToSlice(hash.view()),
-                            Seal(Family::kKeys, hash.view(), id));
-    }
-    if (s.ok() && record.expires_us) {
-      const KeyBytes expiry = ExpiryKey(collection, *record.expires_us, number);
-      s = state_->batch.Put(handle(Family::kExpiry), ToSlice(expiry.view()),
-                            Seal(Family::kExpiry, expiry.view(), {}));
-    }
-    return s;
-  }));
-  change.documents += record.part_index == 0 ? 1 : 0;
-  change.parts += 1;
-  change.tokens += record.token_count;
-  change.chunks += record.chunk_count;
-  change.text_bytes += static_cast<int64_t>(record.text.size());
-  change.routing_bytes += static_cast<int64_t>(sized.routing_bytes);
-  change.blocks_bytes += static_cast<int64_t>(sized.blocks_bytes);
-  change.next_number = std::max(change.next_number, number + 1);
-  change.number_put = std::max(change.number_put, number);
-  state_->inserts += 1;
-  return Status::Ok();
-} catch (const std::bad_alloc&) {
-  return Status::ResourceExhausted("no memory to add a part to a commit");
-}
-
-Status WriteSet::DeletePart(CollectionId collection, Number number, const PartRecord& record) try {
-  if (!state_) return UsedUp();
-  if (number == 0 || number != record.first_number + record.part_index) {
-    return Status::InvalidArgument("the record is not the one of part " + std::to_string(number));
-  }
-  CollectionChange& change = state_->changes[collection];
-  const KeyBytes key = PartKey(collection, number);
-  const auto handle = [this](Family f) { return state_->families[static_cast<size_t>(f)]; };
-  MSADB_RETURN_IF_ERROR(AddAtomically(&state_->batch, [&]() -> rocksdb::Status {
-    rocksdb::Status s;
-    for (const Family f : {Family::kDocuments, Family::kRouting, Family::kBlocks}) {
-      if (s.ok()) s = state_->batch.Delete(handle(f), ToSlice(key.view()));
-    }
-    if (s.ok() && record.key) {
-      s = state_->batch.Delete(handle(Family::kKeys),
-                               ToSlice(UserKeyHash(collection, *record.key).view()));
-    }
-    if (s.ok() && record.expires_us) {
-      s = state_->batch.Delete(handle(Family::kExpiry),
-                               ToSlice(ExpiryKey(collection, *record.expires_us, number).view()));
-    }
-    return s;
-  }));
-  change.documents -= record.part_index == 0 ? 1 : 0;
-  change.parts -= 1;
-  change.tokens -= record.token_count;
-  change.chunks -= record.chunk_count;
-  change.text_bytes -= static_cast<int64_t>(record.text_bytes);
-  change.routing_bytes -= static_cast<int64_t>(record.routing_bytes);
-  change.blocks_bytes -= static_cast<int64_t>(record.blocks_bytes);
-  state_->deleted_bytes += 1 + record.text_bytes + record.routing_bytes + record.blocks_bytes;
-  return Status::Ok();
-} catch (const std::bad_alloc&) {
-  return Status::ResourceExhausted("no memory to add a delete to a commit");
-}
-
-Status WriteSet::RaiseNextNumber(CollectionId collection, Number next) try {
-  if (!state_) return UsedUp();
-  if (next > kNumberMax) return Status::InvalidArgument("document number is too large");
-  CollectionChange& change = state_->changes[collection];
-  change.next_number = std::max(change.next_number, next);
-  return Status::Ok();
-} catch (const std::bad_alloc&) {
-  return Status::ResourceExhausted("no memory to add to a commit");
-}
-
-Status WriteSet::PutSetting(std::string_view name, std::string_view value) try {
-  if (!state_) return UsedUp();
-  MSADB_RETURN_IF_ERROR(CheckSettingName(name));
-  if (value.size() > kSettingValueBytesMax) {
-    return Status::InvalidArgument("the value of setting '" + std::string(name) +
-                                   "' exceeds 64 KiB");
-  }
-  const KeyBytes key = SettingKey(name);
-  rocksdb::ColumnFamilyHandle* meta = state_->families[static_cast<size_t>(Family::kMeta)];
-  MSADB_RETURN_IF_ERROR(AddAtomically(&state_->batch, [&] {
-    return value.empty() ? state_->batch.Delete(meta, ToSlice(key.view()))
-                         : state_->batch.Put(meta, ToSlice(key.view()),
-                                             Seal(Family::kMeta, key.view(), value));
-  }));
-  state_->deleted_bytes += 1;  // the value it replaces
-  return Status::Ok();
-} catch (const std::bad_alloc&) {
-  return Status::ResourceExhausted("no memory to add a setting to a commit");
-}
-
 Result<Number> StoreImpl::ReserveNumbers(CollectionId collection, uint64_t count) {
   if (count == 0 || count > kReserveMax) {
     return Status::InvalidArgument("between 1 and 2^32 numbers can be reserved at a time");
@@ -879,7 +761,7 @@ Status StoreImpl::WriteBatchLocked(rocksdb::WriteBatch* batch, Counters counters
     counters_ = counters;
     if (write.sync) synced_commits_ = counters.commits;
   }
-  if (write.sync) commit_counter_->Record(counters.commits);
+  if (write.sync) RecordMark();
   return Status::Ok();
 }
 
@@ -897,7 +779,7 @@ Status StoreImpl::Sync() {
     const std::lock_guard state(state_mutex_);
     synced_commits_ = counters_.commits;
   }
-  commit_counter_->Record(synced_commits_);
+  RecordMark();
   return Status::Ok();
 }
 

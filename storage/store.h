@@ -26,7 +26,7 @@
 // The folder (mode 0700):
 //   MSADB     names the format; written last when a database is created
 //   LOCK      held by the process that has it open
-//   COMMITS   number of the newest commit known to be on disk, so that a cut-off log is noticed
+//   COMMITS   how far log and MANIFEST must reach, so that a cut-off one is noticed
 //   rocksdb/  everything else; docs/format.md
 #ifndef MSADB_STORAGE_STORE_H_
 #define MSADB_STORAGE_STORE_H_

@@ -2,6 +2,7 @@
 #ifndef MSADB_STORAGE_STORE_HOOKS_H_
 #define MSADB_STORAGE_STORE_HOOKS_H_
 
+#include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
 
 #include <memory>
@@ -9,8 +10,10 @@
 namespace msadb::storage {
 
 struct StoreHooks {
-  // Carries all reads and writes of the store but its LOCK. Outlives the store.
+  // Carries all reads and writes of the store but its LOCK.
   std::shared_ptr<rocksdb::FileSystem> file_system;
+  // What RocksDB runs on, over the same file system. Null: the usual threads and clock.
+  std::shared_ptr<rocksdb::Env> env;
 };
 
 }  // namespace msadb::storage

@@ -1,7 +1,9 @@
-// Store over RocksDB. Internal to storage. One class, by concern in three files:
+// Store over RocksDB. Internal to storage. One class, by concern in several files:
 //   store.cc              opening, collections, settings, commits
+//   write_set.cc          building a commit
 //   store_read.cc         snapshots, reads and scans
-//   store_maintenance.cc  purge, verify, statistics
+//   store_maintenance.cc  purge, statistics
+//   store_verify.cc       verify
 //
 // Locks, in the order they may be taken:
 //   maintenance_mutex_  one Purge or Verify at a time
@@ -26,11 +28,17 @@
 #include <vector>
 
 #include "storage/codec.h"
+#include "storage/commit_log.h"
 #include "storage/folder.h"
 #include "storage/info_log.h"
 #include "storage/store.h"
 
 namespace msadb::storage {
+
+inline constexpr Number kNumberMax = Number{1} << 62;
+
+Status CheckSettingName(std::string_view name);
+Status UsedUp();  // what a write set that has been committed answers
 
 inline rocksdb::Slice ToSlice(std::string_view v) { return {v.data(), v.size()}; }
 inline std::string_view ToView(const rocksdb::Slice& v) { return {v.data(), v.size()}; }
@@ -144,6 +152,8 @@ class StoreImpl final : public Store, public std::enable_shared_from_this<StoreI
   // Ends writing for good; the first cause stays. Safe to call from RocksDB's threads.
   void Stop(std::string_view cause);
   void Release(SnapshotImpl& snapshot) const;
+  // RocksDB has written or dropped files, so that its MANIFEST has grown.
+  void NoteFilesChanged() { files_changed_ = true; }
 
  private:
   friend class Verifier;  // store_maintenance.cc
@@ -151,7 +161,12 @@ class StoreImpl final : public Store, public std::enable_shared_from_this<StoreI
   // --- Opening ---
   rocksdb::Options DbOptions(bool create) const;
   rocksdb::ColumnFamilyOptions FamilyOptions(Family family) const;
-  Status OpenRocksdb(bool create);
+  Result<uint64_t> InspectLog();
+  // RocksDB's verdict on opening, in our words.
+  Status OpenStatus(const rocksdb::Status& s) const;
+  std::vector<rocksdb::ColumnFamilyDescriptor> FamilyDescriptors(size_t cache_bytes) const;
+  // Commits after `last_commit` in the log are not applied.
+  Status OpenRocksdb(bool create, uint64_t last_commit);
   Status Initialize();  // the first commit of a new database
   Status LoadState();   // Corruption, FailedPrecondition, Unsupported
   uint64_t WriteBufferBytes() const { return options_.memory_bytes / 2; }
@@ -164,6 +179,8 @@ class StoreImpl final : public Store, public std::enable_shared_from_this<StoreI
   // With commit_mutex_ held: adds the counters to `batch` and writes it. On failure stops the
   // store.
   Status WriteBatchLocked(rocksdb::WriteBatch* batch, Counters counters);
+  // With commit_mutex_ held (or none else about): notes in COMMITS how far log and MANIFEST reach.
+  void RecordMark();
 
   // --- Reading ---
   rocksdb::ColumnFamilyHandle* family(Family f) const { return families_[static_cast<size_t>(f)]; }
@@ -202,11 +219,13 @@ class StoreImpl final : public Store, public std::enable_shared_from_this<StoreI
   std::shared_ptr<InfoLog> log_;
   std::unique_ptr<FolderLock> lock_;
   std::shared_ptr<rocksdb::FileSystem> file_system_;
-  std::unique_ptr<rocksdb::Env> env_;
+  std::shared_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::DB> db_;
   FamilyHandles families_{};
-  std::unique_ptr<CommitCounter> commit_counter_;  // guarded by commit_mutex_ after Open
-  std::string counter_damage_;                     // set by Open, then constant
+  std::unique_ptr<CommitMarkFile> mark_file_;  // guarded by commit_mutex_ after Open
+  ManifestDigest manifest_;                    // likewise
+  std::string mark_damage_;                    // set by Open, then constant
+  std::atomic<bool> files_changed_{true};
 
   std::mutex maintenance_mutex_;
   mutable std::mutex commit_mutex_;

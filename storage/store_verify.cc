@@ -34,7 +34,7 @@ class Verifier {
       : store_(store), options_(options) {}
 
   Result<StoreVerifyReport> Run() {
-    if (!store_.counter_damage_.empty()) Add(0, 0, store_.counter_damage_);
+    if (!store_.mark_damage_.empty()) Add(0, 0, store_.mark_damage_);
     MSADB_ASSIGN_OR_RETURN(snapshot_, store_.TakeSnapshot());
     MSADB_RETURN_IF_ERROR(CheckFiles());
     MSADB_RETURN_IF_ERROR(CheckMeta());

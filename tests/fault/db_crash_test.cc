@@ -216,8 +216,7 @@ class CrashTest : public ::testing::Test {
     size_t asked = 0;
     for (const Document& document : page.documents) {
       if (asked++ % 8 != last_ % 8) continue;
-      const size_t end = std::min<size_t>(document.text.size(), 300);
-      ASSERT_OK_AND(const Answer answer, (*notes)->Ask(document.text.substr(0, end)));
+      ASSERT_OK_AND(const Answer answer, (*notes)->Ask(FirstChunk(document.text)));
       ASSERT_EQ(answer.citations.size(), 1u);
       ASSERT_EQ(answer.citations[0].id, document.id) << document.text;
     }
