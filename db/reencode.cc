@@ -76,7 +76,7 @@ class Reencoder {
  private:
   Status Copy(const storage::CollectionInfo& info) {
     MSADB_ASSIGN_OR_RETURN(target_, to_.store->CreateCollection(info.name));
-    next_ = 1;
+    next_ = reserved_ = 1;
     MSADB_ASSIGN_OR_RETURN(View view, FromView());
     const ViewReader reader(from_, info.id, info.name, std::move(view));
     ListOptions page;
@@ -138,8 +138,12 @@ class Reencoder {
 
   Status Commit(const std::vector<PlannedDocument>& batch, const std::vector<DocumentId>& ids) {
     MSADB_ASSIGN_OR_RETURN(const auto encoded, EncodeDocuments(to_, batch, ids));
+    // Gaps are reserved along with the numbers that are used.
+    MSADB_ASSIGN_OR_RETURN(const storage::Number first,
+                           to_.store->ReserveNumbers(target_, next_ - reserved_));
+    if (first != reserved_) return Status::Internal("somebody else reserves numbers");
+    reserved_ = next_;
     storage::WriteSet set = to_.store->NewWriteSet();
-    MSADB_RETURN_IF_ERROR(set.RaiseNextNumber(target_, next_));
     for (const PendingDocument& document : encoded) {
       MSADB_RETURN_IF_ERROR(AddToWriteSet(to_, target_, document, &set));
       for (const PendingPart& part : document.parts) progress_.tokens += part.record.token_count;
@@ -157,7 +161,8 @@ class Reencoder {
   const std::function<bool(const InsertProgress&)>& on_progress_;
   InsertProgress progress_;
   storage::CollectionId target_ = 0;
-  storage::Number next_ = 1;
+  storage::Number next_ = 1;      // above every number given to a document
+  storage::Number reserved_ = 1;  // the first number not reserved yet
 };
 
 // Builds the new database in `beside`. It is closed when this returns.

@@ -366,7 +366,7 @@ TEST_F(CollectionTest, ABackgroundThreadDeletesWhatExpired) {
 
 TEST_F(CollectionTest, SnapshotsDoNotChange) {
   const DocumentId one = Insert(Doc("apple one", "k"));
-  ASSERT_OK_AND(const auto snapshot, notes_->TakeSnapshot());
+  ASSERT_OK_AND(auto snapshot, notes_->TakeSnapshot());
   ASSERT_OK(notes_->Upsert(Doc("apple two", "k")));
   Insert(Doc("apple three"));
   ASSERT_OK_AND(const Document document, snapshot->GetByKey("k"));
@@ -383,6 +383,7 @@ TEST_F(CollectionTest, SnapshotsDoNotChange) {
   ASSERT_OK_AND(const auto now, notes_->Search("apple"));
   EXPECT_EQ(now.size(), 2u);
   // Also one whose index was never in memory when it was taken.
+  snapshot.reset();
   Open(TestOptions());
   ASSERT_OK_AND(const auto cold, notes_->TakeSnapshot());
   ASSERT_OK(notes_->DeleteByKey("k"));

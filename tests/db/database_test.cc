@@ -298,7 +298,9 @@ TEST_F(DatabaseTest, VerifyReadsEverythingAndNamesDamage) {
       auto notes = (*db)->OpenCollection("notes");
       for (DocumentId id = 3; notes.ok() && id < 100; id += 2) {
         auto document = (*notes)->Get(id);
-        if (document.ok()) EXPECT_EQ(document->text, Words("v", 100));
+        if (document.ok()) {
+          EXPECT_EQ(document->text, Words("v", 100));
+        }
       }
     } else {
       EXPECT_EQ(db.status().code(), StatusCode::kCorruption) << db.status().ToString();
@@ -434,7 +436,9 @@ TEST_F(DatabaseTest, ReencodeAdoptsAnotherModel) {
     EXPECT_EQ(is.source, was.source);
     EXPECT_EQ(is.created_at, was.created_at);
     EXPECT_GE(is.id, was.id);
-    if (i < 3) EXPECT_EQ(is.id, was.id);
+    if (i < 3) {
+      EXPECT_EQ(is.id, was.id);
+    }
     ASSERT_OK_AND(const Answer answer, notes->Ask(was.text));
     EXPECT_EQ(answer.citations[0].id, is.id);
   }

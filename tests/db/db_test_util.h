@@ -91,6 +91,13 @@ inline std::string Words(const std::string& prefix, size_t words) {
   return text;
 }
 
+// What of `text` the fake model encodes as its first chunk: a query equal to it scores 1 there.
+inline std::string FirstChunk(const std::string& text) {
+  size_t end = 0;
+  for (int words = 0; words < 7 && end != std::string::npos; ++words) end = text.find(' ', end + 1);
+  return text.substr(0, end);
+}
+
 }  // namespace msadb::db
 
 #endif  // MSADB_TESTS_DB_DB_TEST_UTIL_H_
