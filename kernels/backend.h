@@ -79,6 +79,7 @@ class Backend {
 
   // --- Memory ---
   virtual Result<std::unique_ptr<Activations>> Allocate(size_t rows, size_t width) = 0;
+  // Matrices must not outlive their backend.
   virtual Result<std::unique_ptr<Matrix>> LoadMatrix(std::span<const WeightSource> stacked) = 0;
   virtual Result<std::unique_ptr<Vector>> LoadVector(std::span<const float> values) = 0;
   // kernels/rope.h

@@ -87,7 +87,7 @@ class CpuBackend : public Backend {
   }
 
   Result<std::unique_ptr<Matrix>> LoadMatrix(std::span<const WeightSource> stacked) override try {
-    MSADB_ASSIGN_OR_RETURN(WeightMatrix weights, WeightMatrix::Make(stacked));
+    MSADB_ASSIGN_OR_RETURN(WeightMatrix weights, WeightMatrix::Make(stacked, &arena_));
     return std::unique_ptr<Matrix>(std::make_unique<CpuMatrix>(std::move(weights)));
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
@@ -273,6 +273,7 @@ class CpuBackend : public Backend {
 
   const int threads_;
   const bool exact_;
+  WeightArena arena_;  // of all matrices
   MatmulWorkspace matmul_workspace_;
   AttentionWorkspace attention_workspace_;
 };

@@ -18,6 +18,7 @@ constexpr size_t kParallelWorkMin = 128 * 1024;
 // in the second-level cache.
 constexpr size_t kTaskRows = 8 * kRowBlock;
 constexpr size_t kTaskTokens = 128;
+static_assert(kTaskTokens % kTokenTile == 0);
 
 // Float weights: up to here dot products beat packing panels for a BLAS call.
 constexpr size_t kDotTokensMax = 6;
@@ -34,11 +35,12 @@ struct QuantizedActivations {
 };
 
 QuantizedActivations CarveQuantized(size_t tokens, size_t cols, AlignedBuffer* buffer) {
+  const size_t padded = (tokens + kTokenTile - 1) / kTokenTile * kTokenTile;
   const size_t blocks = cols / kColBlock;
-  buffer->Reserve(tokens * (cols + 2 * blocks * sizeof(float)) + 64);
+  buffer->Reserve(padded * (cols + 2 * blocks * sizeof(float)));
   auto* q = buffer->as<int8_t>();
-  auto* scale = reinterpret_cast<float*>(q + (tokens * cols + 63) / 64 * 64);
-  return {q, scale, scale + tokens * blocks};
+  auto* scale = reinterpret_cast<float*>(q + padded * cols);
+  return {q, scale, scale + padded * blocks};
 }
 
 #if MSADB_KERNELS_AVX2
@@ -47,7 +49,8 @@ void QuantizedPart(const MatmulParams& p, const WeightMatrix::Part& part,
                    const QuantizedActivations& activations, int threads) {
   const size_t cols = p.weight->cols();
   const size_t blocks = cols / kColBlock;
-  const size_t row_block_bytes = RowBlockBytes(part.type, cols);
+  const size_t block_bytes = part.type == WeightType::kInt8 ? kInt8BlockBytes : kInt4BlockBytes;
+  const size_t row_bytes = blocks * block_bytes / kRowBlock;
   // A single token streams the whole matrix: give every thread one contiguous stretch of it.
   size_t task_rows = kTaskRows;
   if (p.tokens == 1) {
@@ -65,8 +68,7 @@ void QuantizedPart(const MatmulParams& p, const WeightMatrix::Part& part,
       const size_t token = token_task * kTaskTokens;
       QuantizedSlice slice;
       slice.type = part.type;
-      slice.row_blocks = part.data.as<uint8_t>() + row / kRowBlock * row_block_bytes;
-      slice.row_block_bytes = row_block_bytes;
+      slice.row_blocks = reinterpret_cast<const uint8_t*>(part.data) + row * row_bytes;
       slice.rows = std::min(task_rows, part.rows - row);
       slice.cols = cols;
       slice.q = activations.q + token * cols;
@@ -86,16 +88,16 @@ void Quantize(const MatmulParams& p, const QuantizedActivations& out, int thread
   const size_t blocks = cols / kColBlock;
   const int team = ThreadsFor(p.tokens * cols, threads);
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
-  for (size_t t = 0; t < p.tokens; ++t) {
+  for (size_t t = 0; t < p.tokens; t += kTokenTile) {
     QuantizeSlice slice;
     slice.x = p.x + t * p.x_stride;
     slice.x_stride = p.x_stride;
-    slice.tokens = 1;
+    slice.tokens = std::min(kTokenTile, p.tokens - t);
     slice.cols = cols;
     slice.q = out.q + t * cols;
     slice.scale = out.scale + t * blocks;
     slice.sum = out.sum + t * blocks;
-    QuantizeActivationsAvx2(slice);
+    QuantizeTileAvx2(slice);
   }
 }
 
@@ -110,7 +112,7 @@ void DotPart(const MatmulParams& p, const WeightMatrix::Part& part, int threads)
     const size_t row = std::min(task * share, part.rows);
     FloatSlice slice;
     slice.type = part.type;
-    slice.weight = part.data.as<std::byte>() + row * cols * element;
+    slice.weight = part.data + row * cols * element;
     slice.rows = std::min(share, part.rows - row);
     slice.cols = cols;
     slice.x = p.x;
@@ -141,7 +143,7 @@ void BlasPart(const MatmulParams& p, const WeightMatrix::Part& part, int threads
   for (size_t panel = 0; panel < panel_count; ++panel) {
     const size_t row = panel * panel_rows;
     const size_t rows = std::min(panel_rows, part.rows - row);
-    const float* weight = part.data.as<float>() + row * cols;
+    const float* weight = reinterpret_cast<const float*>(part.data) + row * cols;
     if (part.type != WeightType::kF32) {
       float* widened = workspace + static_cast<size_t>(omp_get_thread_num()) * panel_floats;
       DequantizePartRows(part, cols, row, rows, widened);

@@ -11,19 +11,21 @@
 namespace msadb::kernels {
 namespace {
 
-bool IsQuantized(WeightType type) {
-  return type == WeightType::kInt8 || type == WeightType::kInt4;
+bool IsQuantized(WeightType type) { return type == WeightType::kInt8 || type == WeightType::kInt4; }
+
+size_t BlockBytes(WeightType type) {
+  return type == WeightType::kInt8 ? kInt8BlockBytes : kInt4BlockBytes;
 }
 
-size_t ElementBlockBytes(WeightType type) {
-  return type == WeightType::kInt8 ? kRowBlock * kColBlock : kRowBlock * kColBlock / 2;
+size_t ElementBytes(WeightType type) {
+  return type == WeightType::kInt8 ? kInt8ElementBytes : kInt4ElementBytes;
 }
 
 size_t FloatBytes(WeightType type) { return type == WeightType::kF32 ? 4 : 2; }
 
 size_t PartBytes(WeightType type, size_t rows, size_t cols) {
   if (!IsQuantized(type)) return rows * cols * FloatBytes(type);
-  return (rows + kRowBlock - 1) / kRowBlock * RowBlockBytes(type, cols);
+  return (rows + kRowBlock - 1) / kRowBlock * (cols / kColBlock) * BlockBytes(type);
 }
 
 Status Check(const WeightSource& source, size_t cols) {
@@ -45,20 +47,19 @@ void PackRow(const WeightSource& source, size_t row, size_t target, std::byte* p
   const size_t blocks = source.cols / kColBlock;
   const size_t groups = source.cols / source.group;
   const size_t lane = target % kRowBlock;
-  const size_t block_bytes = ElementBlockBytes(source.type);
-  std::byte* elements = part + target / kRowBlock * RowBlockBytes(source.type, source.cols);
-  auto* scales = reinterpret_cast<uint16_t*>(elements + blocks * block_bytes);
-  uint16_t* mins = scales + blocks * kRowBlock;
   // int8 has 32 bytes per row and block, int4 has 16; either way a register takes 4 of them.
-  const size_t row_bytes = block_bytes / kRowBlock;
+  const size_t element_bytes = ElementBytes(source.type);
+  const size_t row_bytes = element_bytes / kRowBlock;
   const auto* in = static_cast<const std::byte*>(source.data) + row * blocks * row_bytes;
-  for (size_t b = 0; b < blocks; ++b) {
+  std::byte* block = part + target / kRowBlock * blocks * BlockBytes(source.type);
+  for (size_t b = 0; b < blocks; ++b, block += BlockBytes(source.type), in += row_bytes) {
     for (size_t j = 0; j < row_bytes / 4; ++j) {
-      std::memcpy(elements + b * block_bytes + j * 32 + lane * 4, in + b * row_bytes + j * 4, 4);
+      std::memcpy(block + j * 32 + lane * 4, in + j * 4, 4);
     }
+    auto* const factors = reinterpret_cast<uint16_t*>(block + element_bytes);
     const size_t group = row * groups + b * kColBlock / source.group;
-    scales[b * kRowBlock + lane] = source.scale[group];
-    if (source.type == WeightType::kInt4) mins[b * kRowBlock + lane] = source.min[group];
+    factors[lane] = source.scale[group];
+    if (source.type == WeightType::kInt4) factors[kRowBlock + lane] = source.min[group];
   }
 }
 
@@ -66,20 +67,17 @@ void PackRow(const WeightSource& source, size_t row, size_t target, std::byte* p
 void UnpackRow(const WeightMatrix::Part& part, size_t cols, size_t row, float* out) {
   const size_t blocks = cols / kColBlock;
   const size_t lane = row % kRowBlock;
-  const size_t block_bytes = ElementBlockBytes(part.type);
-  const auto* elements =
-      part.data.as<uint8_t>() + row / kRowBlock * RowBlockBytes(part.type, cols);
-  const auto* scales = reinterpret_cast<const uint16_t*>(elements + blocks * block_bytes);
-  const uint16_t* mins = scales + blocks * kRowBlock;
-  for (size_t b = 0; b < blocks; ++b, out += kColBlock) {
-    const float scale = F16ToF32(scales[b * kRowBlock + lane]);
-    const uint8_t* block = elements + b * block_bytes;
+  const auto* block = reinterpret_cast<const uint8_t*>(part.data) +
+                      row / kRowBlock * blocks * BlockBytes(part.type);
+  for (size_t b = 0; b < blocks; ++b, block += BlockBytes(part.type), out += kColBlock) {
+    const auto* const factors = reinterpret_cast<const uint16_t*>(block + ElementBytes(part.type));
+    const float scale = F16ToF32(factors[lane]);
     if (part.type == WeightType::kInt8) {
       for (size_t i = 0; i < kColBlock; ++i) {
         out[i] = scale * static_cast<int8_t>(block[i / 4 * 32 + lane * 4 + i % 4]);
       }
     } else {
-      const float min = F16ToF32(mins[b * kRowBlock + lane]);
+      const float min = F16ToF32(factors[kRowBlock + lane]);
       for (size_t i = 0; i < kColBlock / 2; ++i) {
         const uint8_t pair = block[i / 4 * 32 + lane * 4 + i % 4];
         out[i] = scale * static_cast<float>(pair & 15) + min;
@@ -91,13 +89,8 @@ void UnpackRow(const WeightMatrix::Part& part, size_t cols, size_t row, float* o
 
 }  // namespace
 
-size_t RowBlockBytes(WeightType type, size_t cols) {
-  const size_t scale_bytes = kRowBlock * sizeof(uint16_t) * (type == WeightType::kInt4 ? 2 : 1);
-  const size_t bytes = cols / kColBlock * (ElementBlockBytes(type) + scale_bytes);
-  return (bytes + 63) / 64 * 64;
-}
-
-Result<WeightMatrix> WeightMatrix::Make(std::span<const WeightSource> stacked) try {
+Result<WeightMatrix> WeightMatrix::Make(std::span<const WeightSource> stacked,
+                                        WeightArena* arena) try {
   WeightMatrix matrix;
   if (stacked.empty()) return matrix;
   matrix.cols_ = stacked[0].cols;
@@ -111,8 +104,8 @@ Result<WeightMatrix> WeightMatrix::Make(std::span<const WeightSource> stacked) t
       part.rows += stacked[last].rows;
     }
     const size_t bytes = PartBytes(part.type, part.rows, matrix.cols_);
-    part.data = AlignedBuffer(bytes);
-    auto* data = part.data.as<std::byte>();
+    auto* const data = static_cast<std::byte*>(arena->Allocate(bytes));
+    part.data = data;
     if (IsQuantized(part.type)) std::fill_n(data, bytes, std::byte{0});
     size_t row = 0;
     for (; first < last; ++first) {
@@ -144,8 +137,7 @@ void WeightMatrix::DequantizeRows(size_t begin, size_t count, float* out) const 
     const size_t from = std::max(begin, part.row_begin);
     const size_t to = std::min(begin + count, part.row_begin + part.rows);
     if (from >= to) continue;
-    DequantizePartRows(part, cols_, from - part.row_begin, to - from,
-                       out + (from - begin) * cols_);
+    DequantizePartRows(part, cols_, from - part.row_begin, to - from, out + (from - begin) * cols_);
   }
 }
 
@@ -154,13 +146,13 @@ void DequantizePartRows(const WeightMatrix::Part& part, size_t cols, size_t begi
   const size_t offset = begin * cols;
   switch (part.type) {
     case WeightType::kF32:
-      std::copy_n(part.data.as<float>() + offset, count * cols, out);
+      std::copy_n(reinterpret_cast<const float*>(part.data) + offset, count * cols, out);
       return;
     case WeightType::kF16:
-      ConvertF16ToF32(part.data.as<uint16_t>() + offset, out, count * cols);
+      ConvertF16ToF32(reinterpret_cast<const uint16_t*>(part.data) + offset, out, count * cols);
       return;
     case WeightType::kBF16:
-      ConvertBf16ToF32(part.data.as<uint16_t>() + offset, out, count * cols);
+      ConvertBf16ToF32(reinterpret_cast<const uint16_t*>(part.data) + offset, out, count * cols);
       return;
     case WeightType::kInt8:
     case WeightType::kInt4:

@@ -9,10 +9,10 @@
 //   int8  register j (0..7): byte 4 r + b is element (row r, column 4 j + b)            256 bytes
 //   int4  register j (0..3): byte 4 r + b holds column 4 j + b in its low nibble and
 //         column 16 + 4 j + b in its high nibble, both of row r                         128 bytes
-//   scale and min: float16 [8 rows] per block                                           16 bytes
+//   then the block's scales, float16 [8 rows], and for int4 its mins, float16 [8 rows]
 //
-// A row block is contiguous: all its element blocks, then all its scales, then all its mins, padded
-// to a multiple of 64 bytes. Rows are padded to a multiple of 8 with zeros. Scale groups longer than 32 are repeated per 32.
+// Blocks of a row block follow each other, row blocks too, so that a product reads memory in order.
+// Rows are padded to a multiple of 8 with zeros. Scale groups longer than 32 are repeated per 32.
 #ifndef MSADB_KERNELS_WEIGHT_MATRIX_H_
 #define MSADB_KERNELS_WEIGHT_MATRIX_H_
 
@@ -46,7 +46,7 @@ class WeightMatrix {
     WeightType type = WeightType::kF32;
     size_t row_begin = 0;  // first row of the stacked matrix
     size_t rows = 0;
-    AlignedBuffer data;
+    const std::byte* data = nullptr;  // in the arena
   };
 
   WeightMatrix() = default;
@@ -54,7 +54,8 @@ class WeightMatrix {
   // Stacks the sources' rows into one matrix, so that projections of the same input (q, k, v; gate,
   // up) become one product. Neighbours of the same type merge into one part. InvalidArgument: cols
   // differ or a group does not fit. ResourceExhausted: no memory.
-  static Result<WeightMatrix> Make(std::span<const WeightSource> stacked);
+  // The result lives in `arena` and must not outlive it.
+  static Result<WeightMatrix> Make(std::span<const WeightSource> stacked, WeightArena* arena);
 
   size_t rows() const { return rows_; }
   size_t cols() const { return cols_; }
@@ -69,9 +70,6 @@ class WeightMatrix {
   size_t cols_ = 0;
   std::vector<Part> parts_;
 };
-
-// Bytes of one row block (8 rows) of a quantised part.
-size_t RowBlockBytes(WeightType type, size_t cols);
 
 // Rows [begin, begin + count) of one part as float32 [count, cols].
 void DequantizePartRows(const WeightMatrix::Part& part, size_t cols, size_t begin, size_t count,

@@ -113,12 +113,13 @@ std::string Describe(const Case& c, size_t tokens) {
 }
 
 TEST(WeightMatrixTest, DequantizesToWhatTheFileMeans) {
+  WeightArena arena;
   SCOPED_TRACE(kSeed);
   std::mt19937_64 random(kSeed);
   for (const Case& c : Cases()) {
     SCOPED_TRACE(Describe(c, 0));
     const Stored stored = MakeStored(c.type, c.rows, c.cols, c.group, random);
-    auto matrix = WeightMatrix::Make({&stored.source, 1});
+    auto matrix = WeightMatrix::Make({&stored.source, 1}, &arena);
     ASSERT_TRUE(matrix.ok()) << matrix.status().ToString();
     GuardedFloats rows(c.rows * c.cols);
     matrix->DequantizeRows(0, c.rows, rows.data());
@@ -128,13 +129,14 @@ TEST(WeightMatrixTest, DequantizesToWhatTheFileMeans) {
 }
 
 TEST(WeightMatrixTest, StacksMatricesOfDifferentTypes) {
+  WeightArena arena;
   std::mt19937_64 random(kSeed);
   const Stored a = MakeStored(WeightType::kInt4, 12, 64, 32, random);
   const Stored b = MakeStored(WeightType::kInt4, 5, 64, 64, random);
   const Stored c = MakeStored(WeightType::kF16, 3, 64, 0, random);
   const Stored d = MakeStored(WeightType::kInt8, 9, 64, 32, random);
   const std::vector<WeightSource> sources = {a.source, b.source, c.source, d.source};
-  auto matrix = WeightMatrix::Make(sources);
+  auto matrix = WeightMatrix::Make(sources, &arena);
   ASSERT_TRUE(matrix.ok());
   EXPECT_EQ(matrix->rows(), 29u);
   EXPECT_EQ(matrix->parts().size(), 3u);
@@ -158,24 +160,27 @@ TEST(WeightMatrixTest, StacksMatricesOfDifferentTypes) {
 }
 
 TEST(WeightMatrixTest, RefusesWhatDoesNotFit) {
+  WeightArena arena;
   std::mt19937_64 random(kSeed);
   Stored a = MakeStored(WeightType::kInt4, 8, 64, 32, random);
   const Stored b = MakeStored(WeightType::kInt4, 8, 96, 32, random);
   const std::vector<WeightSource> sources = {a.source, b.source};
-  EXPECT_EQ(WeightMatrix::Make(sources).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(WeightMatrix::Make(sources, &arena).status().code(), StatusCode::kInvalidArgument);
   for (size_t group : {0, 16, 48, 128}) {
     a.source.group = group;
-    EXPECT_EQ(WeightMatrix::Make({&a.source, 1}).status().code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(WeightMatrix::Make({&a.source, 1}, &arena).status().code(),
+              StatusCode::kInvalidArgument);
   }
 }
 
 TEST(MatmulTest, ExactMatchesReference) {
+  WeightArena arena;
   SCOPED_TRACE(kSeed);
   std::mt19937_64 random(kSeed);
   MatmulWorkspace workspace;
   for (const Case& c : Cases()) {
     const Stored stored = MakeStored(c.type, c.rows, c.cols, c.group, random);
-    auto matrix = WeightMatrix::Make({&stored.source, 1});
+    auto matrix = WeightMatrix::Make({&stored.source, 1}, &arena);
     ASSERT_TRUE(matrix.ok());
     for (size_t tokens : {0, 1, 2, 3, 6, 7, 20}) {
       SCOPED_TRACE(Describe(c, tokens));
@@ -197,6 +202,7 @@ TEST(MatmulTest, ExactMatchesReference) {
 
 // The bound that kernels/matmul.h promises, plus float32 rounding.
 TEST(MatmulTest, RoundedActivationsStayWithinTheBound) {
+  WeightArena arena;
   SCOPED_TRACE(kSeed);
   std::mt19937_64 random(kSeed);
   MatmulWorkspace workspace;
@@ -204,7 +210,7 @@ TEST(MatmulTest, RoundedActivationsStayWithinTheBound) {
   for (const Case& c : Cases()) {
     if (c.type != WeightType::kInt8 && c.type != WeightType::kInt4) continue;
     const Stored stored = MakeStored(c.type, c.rows, c.cols, c.group, random);
-    auto matrix = WeightMatrix::Make({&stored.source, 1});
+    auto matrix = WeightMatrix::Make({&stored.source, 1}, &arena);
     ASSERT_TRUE(matrix.ok());
     for (size_t tokens : {0, 1, 2, 3, 4, 5, 7, 133}) {
       if (tokens * c.rows * c.cols > 2'000'000) continue;
@@ -257,12 +263,13 @@ TEST(MatmulTest, RoundedActivationsStayWithinTheBound) {
 
 // A token's result must not depend on how tokens are batched.
 TEST(MatmulTest, TokensAreIndependent) {
+  WeightArena arena;
   SCOPED_TRACE(kSeed);
   std::mt19937_64 random(kSeed);
   MatmulWorkspace workspace;
   for (WeightType type : {WeightType::kInt8, WeightType::kInt4}) {
     const Stored stored = MakeStored(type, 72, 192, 32, random);
-    auto matrix = WeightMatrix::Make({&stored.source, 1});
+    auto matrix = WeightMatrix::Make({&stored.source, 1}, &arena);
     ASSERT_TRUE(matrix.ok());
     const std::vector<float> x = RandomFloats(11 * 192, random);
     std::vector<float> all(11 * 72), one(72);
@@ -275,11 +282,12 @@ TEST(MatmulTest, TokensAreIndependent) {
 }
 
 TEST(MatmulTest, NanReachesTheResult) {
+  WeightArena arena;
   std::mt19937_64 random(kSeed);
   MatmulWorkspace workspace;
   for (WeightType type : {WeightType::kF32, WeightType::kInt8, WeightType::kInt4}) {
     const Stored stored = MakeStored(type, 8, 64, 32, random);
-    auto matrix = WeightMatrix::Make({&stored.source, 1});
+    auto matrix = WeightMatrix::Make({&stored.source, 1}, &arena);
     ASSERT_TRUE(matrix.ok());
     for (float bad : {std::nanf(""), INFINITY, -INFINITY}) {
       std::vector<float> x = RandomFloats(64, random), y(8);
@@ -291,10 +299,11 @@ TEST(MatmulTest, NanReachesTheResult) {
 }
 
 TEST(EmbeddingTest, GathersRows) {
+  WeightArena arena;
   std::mt19937_64 random(kSeed);
   for (WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kInt8}) {
     const Stored stored = MakeStored(type, 21, 64, 32, random);
-    auto matrix = WeightMatrix::Make({&stored.source, 1});
+    auto matrix = WeightMatrix::Make({&stored.source, 1}, &arena);
     ASSERT_TRUE(matrix.ok());
     const std::vector<int32_t> ids = {20, 0, 7, 8, 7};
     GuardedFloats out(ids.size() * 64);
