@@ -90,6 +90,10 @@ std::vector<NewDocument> MarkdownSections(const std::string& path, std::string_v
 
   const auto close_section = [&] {
     if (!has_text) return;
+    // Blank lines before the next heading belong to nobody: whether one follows must not change
+    // this.
+    body.resize(body.find_last_not_of(" \t\r\n") + 1);
+    body.push_back('\n');
     std::string trail;
     for (const auto& [level, title] : headings) trail += (trail.empty() ? "" : " > ") + title;
     NewDocument section;

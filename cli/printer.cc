@@ -18,6 +18,7 @@ void Printer::Text(std::string_view text) { std::fwrite(text.data(), 1, text.siz
 
 void Printer::Remark(std::string_view line) {
   if (json_) return;
+  std::fflush(stdout);
   std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
 }
 
@@ -88,21 +89,22 @@ std::string HumanBytes(uint64_t bytes) {
 }
 
 std::string Preview(std::string_view text, size_t width) {
-  const size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string_view::npos) return "";
-  text.remove_prefix(start);
-  text = text.substr(0, text.find('\n'));
-  const bool cut = text.size() > width;
-  if (cut) {
-    size_t end = width;
-    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-    text = text.substr(0, end);
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte > 0x20 && byte != 0x7f) {
+      line.push_back(c);
+    } else if (!line.empty() && line.back() != ' ') {
+      line.push_back(' ');
+    }
+    if (line.size() > width + 4) break;  // a whole character beyond what is shown
   }
-  std::string line(text);
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return cut ? line + "..." : line;
+  if (!line.empty() && line.back() == ' ') line.pop_back();
+  if (line.size() <= width) return line;
+  size_t end = width;
+  while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xC0) == 0x80) --end;
+  line.resize(end);
+  return line + "...";
 }
 
 }  // namespace msadb::cli

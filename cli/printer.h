@@ -59,8 +59,8 @@ class ProgressBar {
 
 // "1.5 MiB"
 std::string HumanBytes(uint64_t bytes);
-// The first line of `text`, cut at a character boundary to at most `width` bytes, control
-// characters replaced by spaces.
+// `text` on one line, cut at a character boundary to at most `width` bytes; runs of white space and
+// control characters become single spaces.
 std::string Preview(std::string_view text, size_t width);
 
 }  // namespace msadb::cli

@@ -151,13 +151,8 @@ class InsertGetDeleteTest(CliTest):
     def test_one_process_at_a_time(self):
         holder = self.start_cli("insert", self.db, "--jsonl", "-", stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        limit = time.monotonic() + 60
-        while True:
-            outcome = self.run_cli("list", self.db, "--json")
-            if outcome.code == UNAVAILABLE:
-                break
-            self.assertLess(time.monotonic(), limit, "the folder was never locked")
-        self.assertEqual(outcome.json()["error"]["code"], "Unavailable")
+        self.wait_until_open(holder)
+        self.fail_with(UNAVAILABLE, "Unavailable", "list", self.db)
         holder.communicate(b'{"text": "held"}\n', timeout=60)
         self.assertEqual(holder.returncode, OK)
         self.assertEqual(self.count(), 1)

@@ -64,11 +64,11 @@ TEST(DocumentsOfFileTest, MarkdownIsDividedAtHeadings) {
                              "### Shed\nOn the hook.\n\n## Wi-Fi\nAsk Ada.\n");
   ASSERT_EQ(sections.size(), 4u);
   EXPECT_EQ(sections[0].key, "guide.md");
-  EXPECT_EQ(sections[0].text, "Guide\n\nIntro.\n\n");
+  EXPECT_EQ(sections[0].text, "Guide\n\nIntro.\n");
   EXPECT_EQ(sections[1].key, "guide.md#keys-locks");
-  EXPECT_EQ(sections[1].text, "Guide > Keys & locks\n\nUnder the pot.\n\n");
+  EXPECT_EQ(sections[1].text, "Guide > Keys & locks\n\nUnder the pot.\n");
   EXPECT_EQ(sections[2].key, "guide.md#shed");
-  EXPECT_EQ(sections[2].text, "Guide > Keys & locks > Shed\n\nOn the hook.\n\n");
+  EXPECT_EQ(sections[2].text, "Guide > Keys & locks > Shed\n\nOn the hook.\n");
   EXPECT_EQ(sections[3].key, "guide.md#wi-fi");
   EXPECT_EQ(sections[3].text, "Guide > Wi-Fi\n\nAsk Ada.\n");
 }

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 
 OK, NOT_FOUND, USAGE, STATE, CORRUPTION, RESOURCES, UNAVAILABLE, DEADLINE = range(8)
@@ -59,9 +60,37 @@ class CliTest(unittest.TestCase):
     def start_cli(self, *arguments, **options):
         process = subprocess.Popen([BIN, *[str(argument) for argument in arguments]],
                                    cwd=self.folder, env=self.environment(), **options)
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
+        self.addCleanup(self.end, process)
         return process
+
+    @staticmethod
+    def end(process):
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
+
+    def wait_until_open(self, process):
+        """Returns once `process` has the database open, not only its lock file."""
+        limit = time.monotonic() + 60
+        while self.open_files(process) < 4:
+            self.assertIsNone(process.poll(), "it ended before it had the database open")
+            self.assertLess(time.monotonic(), limit, "it never opened the database")
+            time.sleep(0.01)
+
+    def open_files(self, process):
+        count = 0
+        descriptors = pathlib.Path(f"/proc/{process.pid}/fd")
+        try:
+            for descriptor in descriptors.iterdir():
+                try:
+                    count += os.readlink(descriptor).startswith(self.db + "/")
+                except FileNotFoundError:
+                    pass
+        except FileNotFoundError:
+            pass
+        return count
 
     def succeed(self, *arguments, **options):
         outcome = self.run_cli(*arguments, **options)

@@ -71,9 +71,11 @@ TEST(ToJsonTest, ADocumentHasItsPartsAndNulls) {
 }
 
 TEST(PreviewTest, IsOnePrintableLine) {
-  EXPECT_EQ(Preview("  \n first line \nsecond", 80), "first line ");
-  EXPECT_EQ(Preview("tab\there \x1b[31m", 80), "tab here  [31m");
+  EXPECT_EQ(Preview("  \n first line \n\nsecond\n", 80), "first line second");
+  EXPECT_EQ(Preview("tab\there \x1b[31m", 80), "tab here [31m");
   EXPECT_EQ(Preview("abcdef", 3), "abc...");
+  EXPECT_EQ(Preview("abc  ", 3), "abc");
+  EXPECT_EQ(Preview("abc d", 4), "abc ...");
   EXPECT_EQ(Preview("aéé", 2), "a...") << "never cuts inside a character";
   EXPECT_EQ(Preview(" \n ", 5), "");
 }
