@@ -84,8 +84,13 @@ class Answering {
       MSADB_RETURN_IF_ERROR(StartRound());
       if (round == rounds_max_) break;
       MSADB_ASSIGN_OR_RETURN(list_end, GenerateNumbers());
-      if (list_end != ListEnd::kClosed) break;
-      MSADB_ASSIGN_OR_RETURN(const bool appended, AppendTexts(this_round().generated));
+      bool appended = false;
+      if (list_end == ListEnd::kClosed) {
+        MSADB_ASSIGN_OR_RETURN(appended, AppendTexts(this_round().generated));
+      }
+      if (!appended && round == 1) {
+        MSADB_ASSIGN_OR_RETURN(appended, AppendRouted());
+      }
       if (!appended) break;
     }
     std::vector<int32_t> tokens;
@@ -197,6 +202,26 @@ class Answering {
     prompt_.push_back(std::move(texts));
     prompt_.push_back({TokenRole::kTemplate, templates_.appended_end()});
     return true;
+  }
+
+  // Goes on as if the model had asked for the documents that this round's routing ranks best. False
+  // when the model's folder does not want that, or there is none.
+  Result<bool> AppendRouted() {
+    std::vector<DocumentNumber> numbers;
+    std::string list;
+    for (const RoutedDocument& document : FuseLayers(this_round().layers)) {
+      if (numbers.size() >= static_cast<size_t>(templates_.route_when_none())) break;
+      numbers.push_back(document.number);
+      list += "[" + std::to_string(document.number) + "]";
+    }
+    if (numbers.empty()) return false;
+    MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, tokenizer_.Encode(list));
+    const auto& end = templates_.numbers_end();
+    tokens.insert(tokens.end(), end.begin(), end.end());
+    std::vector<int32_t> written = std::exchange(prompt_.back().tokens, std::move(tokens));
+    MSADB_ASSIGN_OR_RETURN(const bool appended, AppendTexts(numbers));
+    if (!appended) prompt_.back().tokens = std::move(written);
+    return appended;
   }
 
   // The filled-in texts of documents, and notes them as appended in this round.

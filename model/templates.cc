@@ -87,11 +87,14 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
       return Status::InvalidArgument("key retrieval must be \"generate\" or \"route\"");
     }
   }
-  if (const auto it = object.find("route_documents"); it != object.end()) {
+  for (const auto& [name, value] : {std::pair{"route_documents", &strings->route_documents},
+                                    std::pair{"route_when_none", &strings->route_when_none}}) {
+    const auto it = object.find(name);
+    if (it == object.end()) continue;
     if (!it->is_number_unsigned() || it->get<uint64_t>() > kRouteDocumentsMax) {
-      return Status::InvalidArgument("key route_documents must be within 0..64");
+      return Status::InvalidArgument("key " + std::string(name) + " must be within 0..64");
     }
-    strings->route_documents = it->get<int>();
+    *value = it->get<int>();
   }
   if (const auto it = object.find("stop"); it != object.end()) {
     if (!it->is_array() || it->size() > kStopsMax) {

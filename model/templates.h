@@ -60,6 +60,9 @@ struct TemplateStrings {
   RetrievalMode retrieval = RetrievalMode::kGenerate;
   // Route mode: how many documents' texts are appended, 0..64. 0: answer from K/V memory alone.
   int route_documents = 3;
+  // Generate mode: when the model ends retrieval in the first round without asking for a document
+  // that exists, so many of the best routed ones are read as if it had asked for them, 0..64.
+  int route_when_none = 0;
   // Route mode, the answer prompt: answer_head, then appended_document for each document in the
   // order chosen, then answer_tail. (question) in either.
   std::string answer_head = "<|im_start|>user\nDocuments:\n";
@@ -116,6 +119,7 @@ class Templates {
   const TemplateStrings& strings() const { return strings_; }
   RetrievalMode retrieval() const { return strings_.retrieval; }
   int route_documents() const { return strings_.route_documents; }
+  int route_when_none() const { return strings_.route_when_none; }
 
   // Fixed texts, as token ids.
   const std::vector<int32_t>& head() const { return head_; }

@@ -131,12 +131,14 @@ TEST(Templates, RouteMode) {
   const Templates templates =
       CompileOk(*tokenizer, {{"retrieval", "route"},
                              {"route_documents", 5},
+                             {"route_when_none", 2},
                              {"answer_head", "<|im_start|>user\nNotes:\n"},
                              {"answer_tail", "{question}<|im_end|>\n<|im_start|>assistant\n"},
                              {"stop", {"<|im_end|>", "<|endoftext|>", "<|im_end|>"}},
                              {"some future key", {1, 2, 3}}});
   EXPECT_EQ(templates.retrieval(), RetrievalMode::kRoute);
   EXPECT_EQ(templates.route_documents(), 5);
+  EXPECT_EQ(templates.route_when_none(), 2);
   EXPECT_EQ(*templates.AnswerHead("Q"), Parsed(*tokenizer, "<|im_start|>user\nNotes:\n"));
   EXPECT_EQ(*templates.AnswerTail("Q"), Parsed(*tokenizer, "Q<|im_end|>\n<|im_start|>assistant\n"));
   EXPECT_EQ(templates.stop_tokens().size(), 2u);
@@ -165,6 +167,7 @@ TEST(Templates, RefusesBadFilesByKey) {
       {{{"retrieval", "magic"}}, "retrieval"},
       {{{"retrieval", 1}}, "retrieval"},
       {{{"route_documents", -1}}, "route_documents"},
+      {{{"route_when_none", 65}}, "route_when_none"},
       {{{"route_documents", 65}}, "route_documents"},
       {{{"route_documents", 1.5}}, "route_documents"},
       {{{"stop", "x"}}, "stop"},
