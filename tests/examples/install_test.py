@@ -15,7 +15,7 @@ import unittest
 BUILD = os.environ["MSADB_BUILD_DIR"]
 SOURCE = pathlib.Path(os.environ["MSADB_SOURCE_DIR"])
 MODEL = os.environ["MSADB_MODEL_A"]
-README_MODEL = "models/.local/smollm2-135m"
+README_MODEL = "models/default"
 
 
 def run(*command, stdin="", directory=None):
