@@ -198,6 +198,7 @@ StoreImpl::~StoreImpl() {
     if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
   }
   db_->Close().PermitUncheckedError();
+  db_.reset();  // before anything that its callbacks use
 }
 
 Status StoreImpl::OpenFolder() {
@@ -564,7 +565,7 @@ Status StoreImpl::SetModel(std::string_view fingerprint, std::string_view descri
   return Status::ResourceExhausted("no memory to store the model's identity");
 }
 
-Result<std::string> StoreImpl::GetSetting(std::string_view name) const {
+Result<std::string> StoreImpl::GetSetting(std::string_view name) const try {
   MSADB_RETURN_IF_ERROR(CheckSettingName(name));
   rocksdb::PinnableSlice value;
   const Result<std::string_view> payload =
@@ -572,6 +573,8 @@ Result<std::string> StoreImpl::GetSetting(std::string_view name) const {
   if (payload.ok()) return std::string(*payload);
   if (payload.status().code() != StatusCode::kNotFound) return payload.status();
   return Status::NotFound("no setting '" + std::string(name) + "'");
+} catch (const std::bad_alloc&) {
+  return Status::ResourceExhausted("no memory to read a setting");
 }
 
 // --- Collections
@@ -675,11 +678,13 @@ Result<Number> StoreImpl::ReserveNumbers(CollectionId collection, uint64_t count
   return first;
 }
 
-WriteSet StoreImpl::NewWriteSet() {
+WriteSet StoreImpl::NewWriteSet() try {
   auto state = std::make_unique<WriteSet::State>();
   state->store = this;
   state->families = families_;
   return WriteSet(std::move(state));
+} catch (const std::bad_alloc&) {
+  return WriteSet(nullptr);  // which refuses whatever is added to it
 }
 
 Status StoreImpl::Commit(WriteSet&& set) try {

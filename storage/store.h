@@ -16,7 +16,7 @@
 //   ResourceExhausted  no memory, or too little free disk space for an insert
 //   Unavailable        the store stopped accepting writes after a failure (below), or is locked
 //   FailedPrecondition the store is read-only, or belongs to another model
-// No exception leaves this class.
+// No exception leaves this class, but for std::bad_alloc from what returns a plain value.
 //
 // Fail-stop: after the first write that RocksDB could not make durable (a failed append, fsync,
 // flush or compaction), the state of the tail of the log is unknown: it may or may not reappear.

@@ -60,7 +60,10 @@ Status CheckTensor(const char* name, const TensorView& tensor, const Result<size
 
 }  // namespace
 
-Status UsedUp() { return Status::InvalidArgument("this write set has been committed already"); }
+Status UsedUp() {
+  return Status::InvalidArgument(
+      "this write set has been committed already, or there was no memory to make it");
+}
 
 Status CheckSettingName(std::string_view name) {
   const bool valid =
