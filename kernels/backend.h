@@ -21,6 +21,7 @@
 #include <string>
 
 #include "kernels/attention.h"
+#include "kernels/matmul.h"
 #include "kernels/weight_matrix.h"
 #include "msadb/status.h"
 
@@ -112,8 +113,8 @@ class Backend {
 };
 
 struct CpuBackendOptions {
-  int threads = 0;     // 0: one per core this process may use
-  bool exact = false;  // float32 activations also for quantised weights (kernels/matmul.h)
+  int threads = 0;                         // 0: one per core this process may use
+  Precision precision = Precision::kFine;  // of products with quantised weights (kernels/matmul.h)
 };
 
 std::unique_ptr<Backend> MakeCpuBackend(const CpuBackendOptions& options);

@@ -72,7 +72,7 @@ const WeightMatrix& Weights(const Matrix& m) { return static_cast<const CpuMatri
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(const CpuBackendOptions& options)
-      : threads_(CpuThreads(options.threads)), exact_(options.exact) {}
+      : threads_(CpuThreads(options.threads)), precision_(options.precision) {}
 
   std::string description() const override {
     return std::string("CPU, ") + (CpuHasAvx2() ? "AVX2, " : "generic, ") +
@@ -162,7 +162,7 @@ class CpuBackend : public Backend {
     p.y_stride = y.stride;
     p.tokens = tokens;
     p.accumulate = accumulate;
-    p.exact = exact_;
+    p.precision = precision_;
     kernels::Matmul(p, threads_, &matmul_workspace_);
     return Status::Ok();
   } catch (const std::bad_alloc&) {
@@ -272,7 +272,7 @@ class CpuBackend : public Backend {
   }
 
   const int threads_;
-  const bool exact_;
+  const Precision precision_;
   WeightArena arena_;  // of all matrices
   MatmulWorkspace matmul_workspace_;
   AttentionWorkspace attention_workspace_;

@@ -29,18 +29,20 @@ constexpr size_t kPanelBytes = 1 << 20;
 int ThreadsFor(size_t work, int threads) { return work < kParallelWorkMin ? 1 : threads; }
 
 struct QuantizedActivations {
+  int planes;
   int8_t* q;
   float* scale;
   float* sum;
 };
 
-QuantizedActivations CarveQuantized(size_t tokens, size_t cols, AlignedBuffer* buffer) {
+QuantizedActivations CarveQuantized(size_t tokens, size_t cols, int planes, AlignedBuffer* buffer) {
   const size_t padded = (tokens + kTokenTile - 1) / kTokenTile * kTokenTile;
   const size_t blocks = cols / kColBlock;
-  buffer->Reserve(padded * (cols + 2 * blocks * sizeof(float)));
+  const size_t q_bytes = padded * cols * static_cast<size_t>(planes);
+  buffer->Reserve(q_bytes + 2 * padded * blocks * sizeof(float));
   auto* q = buffer->as<int8_t>();
-  auto* scale = reinterpret_cast<float*>(q + padded * cols);
-  return {q, scale, scale + padded * blocks};
+  auto* scale = reinterpret_cast<float*>(q + q_bytes);
+  return {planes, q, scale, scale + padded * blocks};
 }
 
 #if MSADB_KERNELS_AVX2
@@ -71,7 +73,8 @@ void QuantizedPart(const MatmulParams& p, const WeightMatrix::Part& part,
       slice.row_blocks = reinterpret_cast<const uint8_t*>(part.data) + row * row_bytes;
       slice.rows = std::min(task_rows, part.rows - row);
       slice.cols = cols;
-      slice.q = activations.q + token * cols;
+      slice.planes = activations.planes;
+      slice.q = activations.q + token * cols * static_cast<size_t>(activations.planes);
       slice.scale = activations.scale + token * blocks;
       slice.sum = activations.sum + token * blocks;
       slice.tokens = std::min(kTaskTokens, p.tokens - token);
@@ -94,7 +97,8 @@ void Quantize(const MatmulParams& p, const QuantizedActivations& out, int thread
     slice.x_stride = p.x_stride;
     slice.tokens = std::min(kTokenTile, p.tokens - t);
     slice.cols = cols;
-    slice.q = out.q + t * cols;
+    slice.planes = out.planes;
+    slice.q = out.q + t * cols * static_cast<size_t>(out.planes);
     slice.scale = out.scale + t * blocks;
     slice.sum = out.sum + t * blocks;
     QuantizeTileAvx2(slice);
@@ -168,9 +172,11 @@ void Matmul(const MatmulParams& p, int threads, MatmulWorkspace* workspace) {
     if (part.rows == 0) continue;
     const bool quantized = part.type == WeightType::kInt8 || part.type == WeightType::kInt4;
 #if MSADB_KERNELS_AVX2
-    if (vectors && quantized && !p.exact) {
+    if (vectors && quantized && p.precision != Precision::kExact) {
       if (!rounded) {
-        activations = CarveQuantized(p.tokens, p.weight->cols(), &workspace->quantized);
+        activations =
+            CarveQuantized(p.tokens, p.weight->cols(), p.precision == Precision::kFine ? 2 : 1,
+                           &workspace->quantized);
         Quantize(p, activations, threads);
         rounded = true;
       }

@@ -9,13 +9,16 @@
 //   int8  |w| times a with w's sign: 2 * 128 * 127 = 32,512 < 32,767 fits, but only once; each
 //         register is widened to int32.
 //
-// The block's integer sum times both scales goes to a float32 accumulator per token. Four tokens
-// share the unpacking of a register.
+// The block's integer sum times both scales goes to a float32 accumulator per token. Tokens
+// share the unpacking of a register, row blocks the broadcast of activations.
 #include "kernels/matmul_slices.h"
 #include "kernels/simd_avx2.h"
 
 namespace msadb::kernels {
 namespace {
+
+// Arrays of registers stay registers only in code that is inlined early.
+#define MSADB_INLINE [[gnu::always_inline]] inline
 
 __m256i Broadcast4(const int8_t* p) {
   int32_t word;
@@ -31,62 +34,134 @@ __m256 LoadHalf8(const uint8_t* p) {
 // and spill them.
 void InOrder(__m256i& sum) { asm("" : "+x"(sum)); }
 
-// The dot products of R row blocks, `stride` bytes apart, with the first T tokens of a tile:
-// out[i][t] holds the 8 rows of block i.
-template <int T, int R>
-void Int4Blocks(const uint8_t* row_block, size_t stride, size_t blocks, const int8_t* q,
-                const float* scale, const float* sum, __m256 out[R][T]) {
-  __m256 total[R][T];
+constexpr size_t kPlaneBytes = kTokenTile * kColBlock;
+
+// The integer dot products of one block of R row blocks, `stride` bytes apart, with N rows of
+// activations, the first T tokens of one or more planes: dots[i][plane * T + t] holds rows 0..7 of
+// block i.
+template <int T, int N, int R>
+MSADB_INLINE void Int4Dots(const uint8_t* block, size_t stride, const int8_t* q,
+                           __m256i dots[R][N]) {
   const __m256i low_nibbles = _mm256_set1_epi8(15);
+#pragma GCC unroll 8
+  for (int j = 0; j < 4; ++j) {
+    __m256i low[R], high[R];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      const auto* packed = reinterpret_cast<const __m256i*>(block + i * stride + j * 32);
+      low[i] = _mm256_and_si256(_mm256_load_si256(packed), low_nibbles);
+      high[i] = _mm256_and_si256(_mm256_srli_epi16(_mm256_load_si256(packed), 4), low_nibbles);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const int8_t* x = q + n / T * kPlaneBytes + n % T * kColBlock + j * 4;
+      const __m256i x_low = Broadcast4(x);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const __m256i products = _mm256_maddubs_epi16(low[i], x_low);
+        dots[i][n] = j == 0 ? products : _mm256_add_epi16(dots[i][n], products);
+        InOrder(dots[i][n]);
+      }
+      const __m256i x_high = Broadcast4(x + 16);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        dots[i][n] = _mm256_add_epi16(dots[i][n], _mm256_maddubs_epi16(high[i], x_high));
+        InOrder(dots[i][n]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      dots[i][n] = _mm256_madd_epi16(dots[i][n], _mm256_set1_epi16(1));
+    }
+  }
+}
+
+template <int T, int N, int R>
+MSADB_INLINE void Int8Dots(const uint8_t* block, size_t stride, const int8_t* q,
+                           __m256i dots[R][N]) {
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    __m256i weight[R], magnitude[R];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      weight[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + i * stride + j * 32));
+      magnitude[i] = _mm256_abs_epi8(weight[i]);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const __m256i x = Broadcast4(q + n / T * kPlaneBytes + n % T * kColBlock + j * 4);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const __m256i products = _mm256_maddubs_epi16(magnitude[i], _mm256_sign_epi8(x, weight[i]));
+        const __m256i words = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+        dots[i][n] = j == 0 ? words : _mm256_add_epi32(dots[i][n], words);
+        InOrder(dots[i][n]);
+      }
+    }
+  }
+}
+
+// The dot products of one block with T tokens in P planes, as floats.
+template <WeightType W, int P, int T, int R>
+MSADB_INLINE void BlockDots(const uint8_t* block, size_t stride, const int8_t* q,
+                            __m256 out[R][T]) {
+  // Planes together share the unpacking of weights, as long as the registers hold them.
+  constexpr int kTogether = P * T <= 4 ? P : 1;
+#pragma GCC unroll 2
+  for (int plane = 0; plane < P; plane += kTogether) {
+    __m256i dots[R][kTogether * T];
+    if constexpr (W == WeightType::kInt4) {
+      Int4Dots<T, kTogether * T, R>(block, stride, q + plane * kPlaneBytes, dots);
+    } else {
+      Int8Dots<T, kTogether * T, R>(block, stride, q + plane * kPlaneBytes, dots);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < kTogether * T; ++n) {
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const __m256 dot = _mm256_cvtepi32_ps(dots[i][n]);
+        const __m256 ratio = _mm256_set1_ps(1 / kPlaneRatio);
+        out[i][n % T] = plane + n / T == 0 ? dot : _mm256_fmadd_ps(dot, ratio, out[i][n % T]);
+      }
+    }
+  }
+}
+
+// The dot products of R row blocks, `stride` bytes apart, with the first T tokens of a tile in P
+// planes: out[i][t] holds the 8 rows of block i.
+template <WeightType W, int P, int T, int R>
+MSADB_INLINE void DotRows(const uint8_t* block, size_t stride, size_t blocks, const int8_t* q,
+                          const float* scale, const float* sum, __m256 out[R][T]) {
+  constexpr bool kInt4 = W == WeightType::kInt4;
+  __m256 total[R][T];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) total[i][t] = _mm256_setzero_ps();
   }
   for (size_t b = 0; b < blocks; ++b) {
-    __m256i pairs[R][T];
-#pragma GCC unroll 8
-    for (int j = 0; j < 4; ++j) {
-      __m256i low[R], high[R];
-#pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        const auto* packed = reinterpret_cast<const __m256i*>(row_block + i * stride + j * 32);
-        low[i] = _mm256_and_si256(_mm256_load_si256(packed), low_nibbles);
-        high[i] = _mm256_and_si256(_mm256_srli_epi16(_mm256_load_si256(packed), 4), low_nibbles);
-      }
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const int8_t* x = q + t * kColBlock + j * 4;
-        const __m256i x_low = Broadcast4(x);
-#pragma GCC unroll 8
-        for (int i = 0; i < R; ++i) {
-          const __m256i products = _mm256_maddubs_epi16(low[i], x_low);
-          pairs[i][t] = j == 0 ? products : _mm256_add_epi16(pairs[i][t], products);
-          InOrder(pairs[i][t]);
-        }
-        const __m256i x_high = Broadcast4(x + 16);
-#pragma GCC unroll 8
-        for (int i = 0; i < R; ++i) {
-          pairs[i][t] = _mm256_add_epi16(pairs[i][t], _mm256_maddubs_epi16(high[i], x_high));
-          InOrder(pairs[i][t]);
-        }
-      }
-    }
+    __m256 dots[R][T];
+    BlockDots<W, P, T, R>(block, stride, q, dots);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      const uint8_t* const factors = row_block + i * stride + kInt4ElementBytes;
+      const uint8_t* const factors =
+          block + i * stride + (kInt4 ? kInt4ElementBytes : kInt8ElementBytes);
       const __m256 weight_scale = LoadHalf8(factors);
-      const __m256 weight_min = LoadHalf8(factors + kFactorBytes);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const __m256i words = _mm256_madd_epi16(pairs[i][t], _mm256_set1_epi16(1));
         const __m256 both = _mm256_mul_ps(weight_scale, _mm256_broadcast_ss(scale + t));
-        total[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(words), both, total[i][t]);
-        total[i][t] = _mm256_fmadd_ps(weight_min, _mm256_broadcast_ss(sum + t), total[i][t]);
+        total[i][t] = _mm256_fmadd_ps(dots[i][t], both, total[i][t]);
+        if constexpr (kInt4) {
+          const __m256 weight_min = LoadHalf8(factors + kFactorBytes);
+          total[i][t] = _mm256_fmadd_ps(weight_min, _mm256_broadcast_ss(sum + t), total[i][t]);
+        }
       }
     }
-    row_block += kInt4BlockBytes;
-    q += kTokenTile * kColBlock;
+    block += kInt4 ? kInt4BlockBytes : kInt8BlockBytes;
+    q += P * kPlaneBytes;
     scale += kTokenTile;
     sum += kTokenTile;
   }
@@ -97,57 +172,13 @@ void Int4Blocks(const uint8_t* row_block, size_t stride, size_t blocks, const in
   }
 }
 
-template <int T, int R>
-void Int8Blocks(const uint8_t* row_block, size_t stride, size_t blocks, const int8_t* q,
-                const float* scale, __m256 out[R][T]) {
-  __m256 total[R][T];
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) total[i][t] = _mm256_setzero_ps();
-  }
-  for (size_t b = 0; b < blocks; ++b) {
-    __m256i dot[R][T];
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-      __m256i weight[R], magnitude[R];
-#pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        weight[i] =
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row_block + i * stride + j * 32));
-        magnitude[i] = _mm256_abs_epi8(weight[i]);
-      }
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const __m256i x = Broadcast4(q + t * kColBlock + j * 4);
-#pragma GCC unroll 8
-        for (int i = 0; i < R; ++i) {
-          const __m256i products =
-              _mm256_maddubs_epi16(magnitude[i], _mm256_sign_epi8(x, weight[i]));
-          const __m256i words = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
-          dot[i][t] = j == 0 ? words : _mm256_add_epi32(dot[i][t], words);
-          InOrder(dot[i][t]);
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      const __m256 weight_scale = LoadHalf8(row_block + i * stride + kInt8ElementBytes);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const __m256 both = _mm256_mul_ps(weight_scale, _mm256_broadcast_ss(scale + t));
-        total[i][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[i][t]), both, total[i][t]);
-      }
-    }
-    row_block += kInt8BlockBytes;
-    q += kTokenTile * kColBlock;
-    scale += kTokenTile;
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) out[i][t] = total[i][t];
-  }
+// 32 int32 values as bytes, in order; saturating.
+void StoreBytes(const __m256i words[4], int8_t* out) {
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]),
+                                           _mm256_packs_epi32(words[2], words[3]));
+  // packs interleaves 128-bit halves; this order undoes it.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(bytes, order));
 }
 
 void Store(__m256 value, size_t rows, bool accumulate, float* y) {
@@ -163,20 +194,15 @@ void Store(__m256 value, size_t rows, bool accumulate, float* y) {
 
 // The first T tokens of the tile at `token` against R row blocks, `distance` rows apart, from `row`
 // on. Only the last row block of a slice may be partly used.
-template <int T, int R>
+template <WeightType W, int P, int T, int R>
 void QuantizedTile(const QuantizedSlice& p, size_t row, size_t distance, size_t token) {
   const size_t blocks = p.cols / kColBlock;
-  const size_t block_bytes = p.type == WeightType::kInt4 ? kInt4BlockBytes : kInt8BlockBytes;
-  const size_t stride = distance / kRowBlock * blocks * block_bytes;
-  const uint8_t* row_block = p.row_blocks + row / kRowBlock * blocks * block_bytes;
-  const int8_t* q = p.q + token * p.cols;
-  const float* scale = p.scale + token * blocks;
+  const size_t row_block_bytes =
+      blocks * (W == WeightType::kInt4 ? kInt4BlockBytes : kInt8BlockBytes);
   __m256 out[R][T];
-  if (p.type == WeightType::kInt4) {
-    Int4Blocks<T, R>(row_block, stride, blocks, q, scale, p.sum + token * blocks, out);
-  } else {
-    Int8Blocks<T, R>(row_block, stride, blocks, q, scale, out);
-  }
+  DotRows<W, P, T, R>(p.row_blocks + row / kRowBlock * row_block_bytes,
+                      distance / kRowBlock * row_block_bytes, blocks, p.q + token * p.cols * P,
+                      p.scale + token * blocks, p.sum + token * blocks, out);
   for (int i = 0; i < R; ++i) {
     for (int t = 0; t < T; ++t) {
       const size_t r = row + i * distance;
@@ -188,20 +214,50 @@ void QuantizedTile(const QuantizedSlice& p, size_t row, size_t distance, size_t 
 // One token is bound by reading the weights. Four streams far apart keep more of them in flight
 // than one: a prefetcher follows each page on its own (measured 14 to 17 GB/s with one, 20 to 22
 // with four, on one core).
+template <WeightType W, int P>
 void OneToken(const QuantizedSlice& p, size_t token) {
   constexpr int kStreams = 4;
   const size_t quarter = p.rows / kRowBlock / kStreams * kRowBlock;
   for (size_t row = 0; row < quarter; row += kRowBlock) {
-    QuantizedTile<1, kStreams>(p, row, quarter, token);
+    QuantizedTile<W, P, 1, kStreams>(p, row, quarter, token);
   }
   for (size_t row = kStreams * quarter; row < p.rows; row += kRowBlock) {
-    QuantizedTile<1, 1>(p, row, 0, token);
+    QuantizedTile<W, P, 1, 1>(p, row, 0, token);
   }
 }
 
-template <int T>
+template <WeightType W, int P, int T>
 void FewTokens(const QuantizedSlice& p, size_t token) {
-  for (size_t row = 0; row < p.rows; row += kRowBlock) QuantizedTile<T, 1>(p, row, 0, token);
+  for (size_t row = 0; row < p.rows; row += kRowBlock) QuantizedTile<W, P, T, 1>(p, row, 0, token);
+}
+
+template <WeightType W, int P>
+void QuantizedMatmul(const QuantizedSlice& p) {
+  const size_t tiles_end = p.tokens / kTokenTile * kTokenTile;
+  const size_t pairs_end = p.rows / (2 * kRowBlock) * (2 * kRowBlock);
+  for (size_t row = 0; row < pairs_end; row += 2 * kRowBlock) {
+    for (size_t token = 0; token < tiles_end; token += kTokenTile) {
+      QuantizedTile<W, P, kTokenTile, 2>(p, row, kRowBlock, token);
+    }
+  }
+  for (size_t row = pairs_end; row < p.rows; row += kRowBlock) {
+    for (size_t token = 0; token < tiles_end; token += kTokenTile) {
+      QuantizedTile<W, P, kTokenTile, 1>(p, row, 0, token);
+    }
+  }
+  switch (p.tokens - tiles_end) {
+    case 3:
+      FewTokens<W, P, 3>(p, tiles_end);
+      break;
+    case 2:
+      FewTokens<W, P, 2>(p, tiles_end);
+      break;
+    case 1:
+      OneToken<W, P>(p, tiles_end);
+      break;
+    default:
+      break;
+  }
 }
 
 struct F32Loader {
@@ -274,50 +330,45 @@ void FloatMatmul(const FloatSlice& p) {
 void QuantizeTileAvx2(const QuantizeSlice& p) {
   const size_t blocks = p.cols / kColBlock;
   const __m256 sign = _mm256_set1_ps(-0.0f);
-  // packs interleaves 128-bit halves; this order undoes it.
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const size_t block_bytes = kPlaneBytes * static_cast<size_t>(p.planes);
   for (size_t t = 0; t < p.tokens; ++t) {
     const float* x = p.x + t * p.x_stride;
-    for (size_t b = 0; b < blocks; ++b, x += kColBlock) {
+    int8_t* q = p.q + t * kColBlock;
+    for (size_t b = 0; b < blocks; ++b, x += kColBlock, q += block_bytes) {
       __m256 v[4];
       for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
       __m256 largest = _mm256_andnot_ps(sign, v[0]);
       for (int i = 1; i < 4; ++i) largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, v[i]));
       const float magnitude = Max(largest);
       const bool zero = magnitude < 1e-30f;
-      const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : 127.0f / magnitude);
-      __m256i words[4];
-      for (int i = 0; i < 4; ++i) words[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]),
-                                               _mm256_packs_epi32(words[2], words[3]));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p.q + (b * kTokenTile + t) * kColBlock),
-                          _mm256_permutevar8x32_epi32(bytes, order));
       const float sum = Sum(_mm256_add_ps(_mm256_add_ps(v[0], v[1]), _mm256_add_ps(v[2], v[3])));
       p.sum[b * kTokenTile + t] = sum;
       p.scale[b * kTokenTile + t] = (zero ? 0.0f : magnitude / 127.0f) + 0.0f * sum;
+
+      const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : 127.0f / magnitude);
+      __m256i words[4];
+      for (int i = 0; i < 4; ++i) {
+        v[i] = _mm256_mul_ps(v[i], inverse);
+        words[i] = _mm256_cvtps_epi32(v[i]);
+      }
+      StoreBytes(words, q);
+      if (p.planes == 1) continue;
+      for (int i = 0; i < 4; ++i) {
+        const __m256 rest = _mm256_sub_ps(v[i], _mm256_cvtepi32_ps(words[i]));
+        words[i] = _mm256_cvtps_epi32(_mm256_mul_ps(rest, _mm256_set1_ps(kPlaneRatio)));
+      }
+      StoreBytes(words, q + kPlaneBytes);
     }
   }
 }
 
 void QuantizedMatmulAvx2(const QuantizedSlice& p) {
-  const size_t tiles_end = p.tokens / kTokenTile * kTokenTile;
-  for (size_t row = 0; row < p.rows; row += kRowBlock) {
-    for (size_t token = 0; token < tiles_end; token += kTokenTile) {
-      QuantizedTile<kTokenTile, 1>(p, row, 0, token);
-    }
-  }
-  switch (p.tokens - tiles_end) {
-    case 3:
-      FewTokens<3>(p, tiles_end);
-      break;
-    case 2:
-      FewTokens<2>(p, tiles_end);
-      break;
-    case 1:
-      OneToken(p, tiles_end);
-      break;
-    default:
-      break;
+  if (p.type == WeightType::kInt4) {
+    p.planes == 1 ? QuantizedMatmul<WeightType::kInt4, 1>(p)
+                  : QuantizedMatmul<WeightType::kInt4, 2>(p);
+  } else {
+    p.planes == 1 ? QuantizedMatmul<WeightType::kInt8, 1>(p)
+                  : QuantizedMatmul<WeightType::kInt8, 2>(p);
   }
 }
 

@@ -20,22 +20,26 @@ inline constexpr size_t kFactorBytes = kRowBlock * sizeof(uint16_t);
 inline constexpr size_t kInt8BlockBytes = kInt8ElementBytes + kFactorBytes;
 inline constexpr size_t kInt4BlockBytes = kInt4ElementBytes + 2 * kFactorBytes;
 
-// Activations rounded to int8 per token and block of 32 inputs:
-//   scale = max|x| / 127, q = round(x / scale), sum = sum of x over the block (before rounding).
+// Activations as integers, per token and block of 32 inputs, in one or two planes of int8:
+//   scale = max|x| / 127, q0 = round(x / scale), q1 = round(254 (x / scale - q0)),
+//   x ~ scale (q0 + q1 / 254); with one plane, x ~ scale q0
+//   sum = sum of x over the block (before rounding)
 // A block of zeros (or of magnitudes below 1e-30) has scale 0. An infinity or a NaN makes the scale
 // NaN, so that it reaches the result.
 //
 // Tokens are stored in tiles of kTokenTile, block by block, so that one pointer walks all of a
 // tile:
-//   q [tiles][cols / 32][kTokenTile][32], scale and sum [tiles][cols / 32][kTokenTile]
+//   q [tiles][cols / 32][planes][kTokenTile][32], scale and sum [tiles][cols / 32][kTokenTile]
 // The last tile may be partly filled.
 inline constexpr size_t kTokenTile = 4;
+inline constexpr float kPlaneRatio = 254;
 
 struct QuantizeSlice {
   const float* x = nullptr;  // [tokens, cols]
   size_t x_stride = 0;
   size_t tokens = 0;    // 1..kTokenTile
   size_t cols = 0;      // a multiple of 32
+  int planes = 1;       // 1 or 2
   int8_t* q = nullptr;  // of this tile
   float* scale = nullptr;
   float* sum = nullptr;
@@ -43,13 +47,14 @@ struct QuantizeSlice {
 void QuantizeTileAvx2(const QuantizeSlice& p);
 
 // y[t, r] (+)= sum over blocks b of scale_x[t,b] * scale_w[r,b] * (q_x[t,b] . q_w[r,b])
-//                               + min_w[r,b] * sum_x[t,b]
+//                               + min_w[r,b] * sum_x[t,b],   q_x = q0 + q1 / 254
 struct QuantizedSlice {
   WeightType type = WeightType::kInt8;  // kInt8 or kInt4
   const uint8_t* row_blocks =
       nullptr;      // packed, from the slice's first row block; int4: 32-aligned
   size_t rows = 0;  // of this slice; only its last row block may be partly used
   size_t cols = 0;
+  int planes = 1;
   const int8_t* q =
       nullptr;  // activations from the slice's first tile, as QuantizeTile leaves them
   const float* scale = nullptr;

@@ -10,7 +10,19 @@ namespace {
 
 Result<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
   if (options.device == "auto" || options.device == "cpu") {
-    return kernels::MakeCpuBackend({.threads = options.threads, .exact = options.exact});
+    kernels::CpuBackendOptions cpu{.threads = options.threads};
+    switch (options.precision) {
+      case Precision::kFine:
+        cpu.precision = kernels::Precision::kFine;
+        break;
+      case Precision::kFast:
+        cpu.precision = kernels::Precision::kFast;
+        break;
+      case Precision::kExact:
+        cpu.precision = kernels::Precision::kExact;
+        break;
+    }
+    return kernels::MakeCpuBackend(cpu);
   }
   if (options.device.starts_with("cuda")) {
     return Status::Unsupported("this build has no model for device " + options.device +

@@ -29,6 +29,14 @@
 
 namespace msadb::model {
 
+// How products with int8 and int4 weights are computed; float weights are not concerned. All give
+// the same memory and answers up to rounding.
+enum class Precision : uint8_t {
+  kFine,   // activations as 16-bit integers: near float32's own rounding
+  kFast,   // activations as 8-bit integers, as GGUF engines do: encodes faster, rounds by about 1%
+  kExact,  // float32 activations: slow, for comparing with a reference
+};
+
 struct ModelOptions {
   int threads = 0;              // 0: one per core this process may use
   std::string device = "auto";  // "auto", "cpu" or "cuda:N"; a device this build lacks: Unsupported
@@ -38,9 +46,7 @@ struct ModelOptions {
   // Packed tokens that run through the layers at once; bounds the workspace. A longer document
   // still runs whole.
   size_t encode_batch_tokens = 2048;
-  // Compute with float32 activations also where weights are quantised (kernels/matmul.h). Much
-  // slower; for comparing with a reference.
-  bool exact = false;
+  Precision precision = Precision::kFine;
 };
 
 // When a computing call must give up. Checked at least once per layer and per generated token.

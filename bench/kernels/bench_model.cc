@@ -1,7 +1,7 @@
 // How fast a model folder encodes documents and generates text on this CPU.
 //
 //   bench_model FOLDER [--threads N] [--documents N] [--document-tokens N] [--prompt-tokens N]
-//               [--generate N] [--repeat N] [--exact] [--json]
+//               [--generate N] [--repeat N] [--precision fine|fast|exact] [--json]
 //
 // Encoding is given as tokens/s and GFLOP/s (two per weight and token, plus attention), decoding at
 // batch 1 as tokens/s and GB/s (every weight read once per token). Medians over `repeat` runs, with
@@ -31,7 +31,7 @@ struct Settings {
   size_t prompt_tokens = 64;
   size_t generate = 128;
   size_t repeat = 5;
-  bool exact = false;
+  Precision precision = Precision::kFine;
   bool json = false;
 };
 
@@ -144,8 +144,12 @@ Settings Parse(int argc, char** argv) {
       s.generate = number(i);
     } else if (arg == "--repeat") {
       s.repeat = std::max<size_t>(number(i), 1);
-    } else if (arg == "--exact") {
-      s.exact = true;
+    } else if (arg == "--precision" && i + 1 < argc) {
+      const std::string name = argv[++i];
+      if (name != "fine" && name != "fast" && name != "exact") Fail("unknown precision " + name);
+      s.precision = name == "fine"   ? Precision::kFine
+                    : name == "fast" ? Precision::kFast
+                                     : Precision::kExact;
     } else if (arg == "--json") {
       s.json = true;
     } else if (s.folder.empty() && !arg.starts_with("-")) {
@@ -160,7 +164,7 @@ Settings Parse(int argc, char** argv) {
 
 int Main(int argc, char** argv) {
   const Settings s = Parse(argc, argv);
-  auto engine = Engine::Load(s.folder, {.threads = s.threads, .exact = s.exact});
+  auto engine = Engine::Load(s.folder, {.threads = s.threads, .precision = s.precision});
   if (!engine.ok()) Fail(engine.status().ToString());
   Engine& e = **engine;
 

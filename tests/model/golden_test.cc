@@ -30,11 +30,13 @@ class GoldenTest : public testing::TestWithParam<const char*> {
     std::ifstream in(folder_ + "/golden.json");
     golden_ = json::parse(in);
     tensors_ = Take(WeightFiles::OpenFile(folder_ + "/golden.safetensors"));
-    Start(true);
+    Start(Precision::kExact);
   }
 
   // Loads the model for computing with float32 activations, or the way users run it.
-  void Start(bool exact) { engine_ = Take(Engine::Load(folder_, {.threads = 2, .exact = exact})); }
+  void Start(Precision precision) {
+    engine_ = Take(Engine::Load(folder_, {.threads = 2, .precision = precision}));
+  }
 
   template <typename T>
   static T Take(Result<T> result) {
@@ -267,7 +269,7 @@ TEST_P(GoldenTest, AppendingTogetherOrOneByOne) {
 // Rounding activations to int8 (kernels/matmul.h) moves results a little, not more. These random
 // models amplify rounding more than trained ones do.
 TEST_P(GoldenTest, RoundedActivationsStayClose) {
-  Start(false);
+  Start(Precision::kFast);
   const json& scenario = Scenario("mixed");
   VectorBank bank = MakeBank(scenario);
   double error_squares = 0, squares = 0;
