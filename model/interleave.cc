@@ -77,8 +77,7 @@ class Answering {
   // Leaves context_ where the answer starts: retrieval ended, the question repeated.
   Status RetrieveByNumbers() {
     MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> restart, templates_.Restart(question_));
-    reserved_tokens_ =
-        templates_.appended_end().size() + templates_.retrieval_end().size() + restart.size();
+    reserved_tokens_ = templates_.retrieval_end().size() + restart.size();
     ListEnd list_end = ListEnd::kCut;
     for (size_t round = 1;; ++round) {
       MSADB_RETURN_IF_ERROR(StartRound());
@@ -193,7 +192,10 @@ class Answering {
   // Appends the text of those numbers that exist and were not read before, within the limits. False
   // when there is none: another round would see nothing new.
   Result<bool> AppendTexts(const std::vector<DocumentNumber>& numbers) {
+    const size_t end_tokens = templates_.appended_end().size();
+    reserved_tokens_ += end_tokens;
     MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
+    reserved_tokens_ -= end_tokens;
     if (texts.tokens.empty()) return false;
     // Role 0 covers the question and the newest texts: those of earlier rounds route no more.
     for (size_t i = 1; i < prompt_.size(); ++i) {

@@ -251,6 +251,30 @@ TEST_P(GoldenTest, QuestionsRouteAndGenerate) {
   }
 }
 
+// The precision users run makes the same choices.
+TEST_P(GoldenTest, FinePrecisionMakesTheSameChoices) {
+  Start(Precision::kFine);
+  for (const json& scenario : golden_["scenarios"]) {
+    const std::string name = scenario["name"];
+    SCOPED_TRACE(name);
+    VectorBank bank = MakeBank(scenario);
+    PrefillTrace trace;
+    Context context = Take(engine_->generator->Prefill(Prompt(scenario), bank, {}, {}, &trace));
+    for (const LayerTrace& layer : trace.layers) {
+      std::vector<DocumentNumber> got;
+      for (const RoutedDocument& document : layer.documents) got.push_back(document.number);
+      EXPECT_EQ(got, scenario["selected"][std::to_string(layer.layer)].get<decltype(got)>());
+    }
+    ExpectClose(context.logits, Golden(name + ".logits"), "logits", 2e-3f);
+    std::vector<int32_t> greedy;
+    for (size_t i = 0; i < scenario["greedy"].size(); ++i) {
+      greedy.push_back(kernels::ArgMax(context.logits.data(), context.logits.size()));
+      ASSERT_TRUE(engine_->generator->Append({&greedy.back(), 1}, {}, &context).ok());
+    }
+    EXPECT_EQ(greedy, scenario["greedy"].get<std::vector<int32_t>>());
+  }
+}
+
 // Several tokens appended at once are the same as one at a time.
 TEST_P(GoldenTest, AppendingTogetherOrOneByOne) {
   const json& scenario = Scenario("mixed");
