@@ -138,6 +138,11 @@ Status Generator::Append(std::span<const int32_t> tokens, const CallLimits& limi
   return Status::ResourceExhausted("out of memory while generating");
 }
 
+void Generator::TakeBack(size_t tokens, Context* context) {
+  for (Context::Layer& layer : context->layers) layer.rows -= tokens;
+  context->position -= tokens;
+}
+
 Result<std::vector<RoutedDocument>> Generator::Route(int layer, std::span<const PromptPart> parts,
                                                      MemoryBank& bank, size_t count) {
   size_t n_queries = 0;

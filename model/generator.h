@@ -75,6 +75,8 @@ class Generator {
 
   // Appends tokens without routing: a generated one, or several that the engine adds.
   Status Append(std::span<const int32_t> tokens, const CallLimits& limits, Context* context);
+  // Forgets the last `tokens` appended ones; logits are valid again after the next Append.
+  static void TakeBack(size_t tokens, Context* context);
 
  private:
   // The documents of routing layer r for the query tokens of a prefill, best first.

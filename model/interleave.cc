@@ -31,13 +31,6 @@ size_t TokenCount(std::span<const PromptPart> parts) {
   return count;
 }
 
-// How a retrieval list ended.
-enum class ListEnd : uint8_t {
-  kClosed,  // by the string that closes a list of numbers
-  kDone,    // by the end-of-retrieval string
-  kCut,     // by a stop token or the limit
-};
-
 class Answering {
  public:
   Answering(std::string_view question, MemoryBank& bank, const AnswerOptions& options,
@@ -78,13 +71,14 @@ class Answering {
   Status RetrieveByNumbers() {
     MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> restart, templates_.Restart(question_));
     reserved_tokens_ = templates_.retrieval_end().size() + restart.size();
-    ListEnd list_end = ListEnd::kCut;
+    std::vector<int32_t> list;  // generated in this round
     for (size_t round = 1;; ++round) {
       MSADB_RETURN_IF_ERROR(StartRound());
+      list.clear();
       if (round == rounds_max_) break;
-      MSADB_ASSIGN_OR_RETURN(list_end, GenerateNumbers());
+      MSADB_ASSIGN_OR_RETURN(list, GenerateNumbers());
       bool appended = false;
-      if (list_end == ListEnd::kClosed) {
+      if (EndsWith(list, templates_.numbers_end())) {
         MSADB_ASSIGN_OR_RETURN(appended, AppendTexts(this_round().generated));
       }
       if (!appended && round == 1) {
@@ -92,10 +86,14 @@ class Answering {
       }
       if (!appended) break;
     }
+    // A list that led to nothing (empty, unknown or repeated numbers, cut off) is taken back: the
+    // model goes on as if it had ended retrieval at once, which is what it was trained on.
+    const bool ended = list == templates_.retrieval_end();
     std::vector<int32_t> tokens;
-    if (list_end != ListEnd::kDone) tokens = templates_.retrieval_end();
+    if (!ended) tokens = templates_.retrieval_end();
     tokens.insert(tokens.end(), restart.begin(), restart.end());
     if (tokens.empty()) return Status::Ok();
+    if (!ended) Generator::TakeBack(list.size(), &context_);
     this_round().prompt_tokens += static_cast<uint32_t>(tokens.size());
     return generator_.Append(tokens, options_.limits, &context_);
   }
@@ -161,32 +159,26 @@ class Answering {
     }
   }
 
-  // Greedy, until the list is closed. Fills this round's `generated`; the prompt gains the tokens.
-  Result<ListEnd> GenerateNumbers() {
+  // Greedy, until the list is closed, retrieval is ended, or the limit. Fills this round's
+  // `generated`; context and prompt gain the tokens, which are returned.
+  Result<std::vector<int32_t>> GenerateNumbers() {
     const auto start = Clock::now();
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieval_tokens_max, 1));
     std::vector<int32_t> tokens;
-    ListEnd list_end = ListEnd::kCut;
     while (tokens.size() < tokens_max) {
       MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(0));
       if (IsStop(token)) break;
       tokens.push_back(token);
       MSADB_RETURN_IF_ERROR(generator_.Append({&token, 1}, options_.limits, &context_));
-      if (EndsWith(tokens, templates_.numbers_end())) {
-        list_end = ListEnd::kClosed;
-        break;
-      }
-      if (EndsWith(tokens, templates_.retrieval_end())) {
-        list_end = ListEnd::kDone;
-        break;
-      }
+      if (EndsWith(tokens, templates_.numbers_end())) break;
+      if (EndsWith(tokens, templates_.retrieval_end())) break;
     }
     RoundTrace& round = this_round();
     round.generated = ParseNumbers(tokenizer_.Decode(tokens));
     round.generated_tokens += static_cast<uint32_t>(tokens.size());
     round.decode_ms += MillisecondsSince(start);
-    prompt_.push_back({TokenRole::kGenerated, std::move(tokens)});
-    return list_end;
+    prompt_.push_back({TokenRole::kGenerated, tokens});
+    return tokens;
   }
 
   // Appends the text of those numbers that exist and were not read before, within the limits. False
@@ -345,6 +337,7 @@ class Answering {
   std::vector<PromptPart> prompt_;
   size_t reserved_tokens_ = 0;  // fixed tokens that will follow the texts read
   Context context_;
+  std::vector<int32_t> list_;         // generated in this round before the answer, in context_
   std::vector<DocumentNumber> read_;  // documents whose text was appended, in order
   AnswerResult result_;
 };

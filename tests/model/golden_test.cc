@@ -288,6 +288,14 @@ TEST_P(GoldenTest, AppendingTogetherOrOneByOne) {
     ASSERT_TRUE(engine_->generator->Append({&token, 1}, {}, &single).ok());
   EXPECT_EQ(together.position, single.position);
   ExpectClose(together.logits, single.logits, "logits", 1e-4f);
+
+  // Tokens taken back leave no trace.
+  const std::vector<int32_t> others = {5, 6, 7};
+  ASSERT_TRUE(engine_->generator->Append(others, {}, &single).ok());
+  Generator::TakeBack(others.size() + tokens.size(), &single);
+  ASSERT_TRUE(engine_->generator->Append(tokens, {}, &single).ok());
+  EXPECT_EQ(together.position, single.position);
+  ExpectClose(together.logits, single.logits, "logits after taking back", 1e-4f);
 }
 
 // Rounding activations to int8 (kernels/matmul.h) moves results a little, not more. These random
