@@ -1,35 +1,64 @@
 """Held-out evaluation: routing recall and answers against growing memories.
 
-    python3 train/evaluate.py --model FOLDER --natural natural.jsonl.xz --tokens 16384 65536 --out eval.json
+    python3 train/evaluate.py --model FOLDER --natural natural.jsonl.xz --records natural.jsonl.xz --out FOLDER
 
 Every name, document, question phrasing and natural document comes from the evaluation split. A memory
 is one invented world, grown with natural documents and with worlds of strangers until it has the
 wanted number of tokens; the questions stay the same while the memory grows. Answers are generated as
 the engine does it: rounds of document numbers and appended texts, each prefilled with fresh routing.
-BM25 over the same documents is the yardstick of routing.
+
+Stages (--stages, each writes OUT/NAME.json as it goes, so that a time limit keeps what is done):
+  settings  which retrieval settings of templates.json answer best, on another seed; later stages use them
+  curve     routing and answers of the world from 16K to 10M tokens, next to BM25
+  prose     real prose (data.prose) and notes of held-out frames
+  sets      the kinds of data.EVAL_SETS, 64K tokens each
+  ablation  the world at 64K: one round only; no original text; the texts that BM25 or (--minilm) MiniLM
+            ranks first, read by the same model instead of its own choice
+  needles   RULER's eight forms, 32K to 1M tokens
+train/report.py makes the tables and pictures of docs/results from these files; train/rank_minilm.py ranks
+the same questions with all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
 import json
 import math
+import multiprocessing
 import random
 import re
 import time
+from array import array
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
+import data
+from data.notes import NoteWriter
 from msa.batch import Prompt, PromptWriter, load_natural
 from msa.model import Documents, Memory, MsaTrainer, Queries, merge
+from msa.number_list import NumberList
 from msa.reference import Templates, load_weights
 from msa.world import UNKNOWN, Question, World
 
 ROUNDS_MAX = 4
-NUMBERS_MAX, ANSWER_MAX = 24, 32  # generated tokens
-DOCUMENTS_PER_ROUND = 4
+NUMBERS_MAX, ANSWER_MAX = 40, 40  # generated tokens
+DOCUMENTS_PER_ROUND = 16
+# What templates.json may say about retrieval: lists of numbers free or from routing, and how many of the best
+# routed documents are read besides those asked for (and when none is asked for), and when the answer declines.
+SETTINGS = {
+    f"{'from routing' if lists else 'free'}, {besides} besides, {declined} when declined":
+        {"numbers_from_routing": lists, "route_besides": besides, "route_when_none": max(1, besides),
+         "route_when_declined": declined}
+    for lists, besides, declined in ((False, 0, 0), (True, 0, 0), (True, 1, 0), (True, 2, 0), (True, 0, 2), (True, 1, 1), (True, 1, 3))
+}
 
 
 def normalise(text: str) -> list[str]:
@@ -46,84 +75,147 @@ class Bm25:
     """k1 = 1.2, b = 0.75 over lower-case words."""
 
     def __init__(self, texts: list[str]):
-        self.postings: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self.lengths = []
+        postings: dict[str, tuple[array, array]] = defaultdict(lambda: (array("l"), array("l")))
+        lengths = []
         for i, text in enumerate(texts):
             words = re.findall(r"\w+", text.lower())
-            self.lengths.append(len(words))
+            lengths.append(len(words))
             for w, n in Counter(words).items():
-                self.postings[w].append((i, n))
-        self.mean = sum(self.lengths) / max(1, len(texts))
+                documents, counts = postings[w]
+                documents.append(i)
+                counts.append(n)
+        self.postings = {w: (np.array(d), np.array(n)) for w, (d, n) in postings.items()}
+        lengths = np.array(lengths)
+        self.saturation = 1.2 * (0.25 + 0.75 * lengths / max(1, lengths.mean()))
 
     def rank(self, query: str, k: int) -> list[int]:
-        scores: dict[int, float] = defaultdict(float)
-        total = len(self.lengths)
+        total = len(self.saturation)
+        scores = np.zeros(total)
         for w in set(re.findall(r"\w+", query.lower())):
-            found = self.postings.get(w, ())
-            idf = math.log(1 + (total - len(found) + 0.5) / (len(found) + 0.5))
-            for i, n in found:
-                scores[i] += idf * n * 2.2 / (n + 1.2 * (0.25 + 0.75 * self.lengths[i] / self.mean))
-        return sorted(scores, key=lambda i: -scores[i])[:k]
+            if w not in self.postings:
+                continue
+            documents, counts = self.postings[w]
+            idf = math.log(1 + (total - len(documents) + 0.5) / (len(documents) + 0.5))
+            scores[documents] += idf * counts * 2.2 / (counts + self.saturation[documents])
+        k = min(k, total)
+        best = np.argpartition(-scores, k - 1)[:k]
+        return [int(i) for i in best[np.argsort(-scores[best], kind="stable")] if scores[i] > 0]
+
+
+@dataclasses.dataclass
+class Rows:
+    """Token rows one after another."""
+
+    flat: np.ndarray
+    lengths: np.ndarray
+
+    @staticmethod
+    def of(templates: Templates, texts: list[str]) -> Rows:
+        """Documents numbered 1.., as they are encoded."""
+        rows = templates.encode_all(templates.strings["document"],
+                                    [{"number": i + 1, "text": t} for i, t in enumerate(texts)])
+        lengths = np.array([len(r) for r in rows])
+        return Rows(np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum()), lengths)
 
 
 class Bank:
     """Documents with numbers 1.., encoded in batches of like length."""
 
-    def __init__(self, model: MsaTrainer, templates: Templates, texts: list[str], device):
+    def __init__(self, model: MsaTrainer, templates: Templates, texts: list[str], device, rows: Rows | None = None):
         self.texts, self.model, self.device = texts, model, device
         prefix = torch.tensor(templates.encode(templates.strings["head"]), device=device)
-        rows = [templates.encode(templates.strings["document"], number=i + 1, text=t) for i, t in enumerate(texts)]
-        self.n_tokens = sum(map(len, rows))
-        self.order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # bank position -> document
+        rows = rows or Rows.of(templates, texts)
+        self.n_tokens = int(rows.lengths.sum())
+        starts = np.cumsum(rows.lengths) - rows.lengths
+        order = np.argsort(rows.lengths, kind="stable")
+        self.order = order.tolist()  # bank position -> document
         parts, at = [], 0
-        while at < len(rows):
-            width = -(-len(rows[self.order[at]]) // 32) * 32
-            batch = [i for i in self.order[at : at + 65536 // width] if len(rows[i]) <= width]
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            for row, i in zip(ids, batch):
-                row[: len(rows[i])] = torch.tensor(rows[i])
-            lengths = torch.tensor([len(rows[i]) for i in batch])
-            parts.append(model.encode(Documents([(ids.to(device), lengths.to(device))]), prefix))
+        while at < len(order):
+            width = -(-int(rows.lengths[order[at]]) // 32) * 32
+            batch = order[at : at + 65536 // width]
+            batch = batch[rows.lengths[batch] <= width]
+            lengths = rows.lengths[batch]
+            ids = np.zeros((len(batch), width), np.int64)
+            ids[np.arange(width) < lengths[:, None]] = np.concatenate(
+                [rows.flat[starts[i] : starts[i] + rows.lengths[i]] for i in batch])
+            ids, lengths = torch.from_numpy(ids), torch.from_numpy(lengths)
+            memory = model.encode(Documents([(ids.to(device), lengths.to(device))]), prefix)
+            # The prefix is the same for all parts; what encode returns is a view of the whole batch.
+            memory.prefix = parts[0].prefix if parts else [(k.clone(), v.clone()) for k, v in memory.prefix]
+            parts.append(memory)
             at += len(batch)
         self.memory: Memory = merge(parts)
-        self.position = {doc: p for p, doc in enumerate(self.order)}
 
 
 class Asker:
+    """Asks as the engine does (model/interleave.cc), many questions at once."""
+
     def __init__(self, model: MsaTrainer, templates: Templates, bank: Bank, batch: int = 64):
         self.model, self.t, self.bank, self.batch = model, templates, bank, batch
         self.writer = PromptWriter(templates)
         self.special = templates.special
+        self.configure()
 
-    def forward(self, prompts: list[Prompt]):
-        """Next tokens and, per routing layer, document scores [n, documents] in document order."""
-        tokens, scores = [], []
+    def configure(self) -> None:
+        """Takes the settings as the engine does, from templates.json."""
+        templates = self.t
+        self.when_none = int(templates.strings.get("route_when_none", 0))
+        self.besides = int(templates.strings.get("route_besides", 0))
+        self.when_declined = int(templates.strings.get("route_when_declined", 0))
+        self.lists = NumberList(templates) if templates.strings.get("numbers_from_routing") else None
+
+    def forward(self, prompts: list[Prompt], given: list[torch.Tensor] | None = None):
+        """Logits of the next tokens, and what each routing layer chose: bank positions [n, k]. `given`:
+        what a former call chose."""
+        logits, chosen = [], []
         for at in range(0, len(prompts), self.batch):
             part = prompts[at : at + self.batch]
-            width = -(-max(len(p.tokens) for p in part) // 32) * 32
-            ids = torch.zeros(len(part), width, dtype=torch.long)
-            role0 = torch.zeros(len(part), width, dtype=torch.bool)
-            for i, p in enumerate(part):
-                ids[i, : len(p.tokens)] = torch.tensor(p.tokens)
-                role0[i, : len(p.tokens)] = torch.tensor(p.role0)
-            n = len(self.bank.texts)
-            device = self.bank.device
-            none = torch.zeros(len(part), n, dtype=torch.bool, device=device)
-            on = torch.ones(len(part), dtype=torch.bool, device=device)
-            q = Queries(ids.to(device), role0.to(device), ids, none, none, ~on, on)
-            x, layer_scores, _ = self.model.answer([q], self.bank.memory)
-            last = torch.tensor([i * width + len(p.tokens) - 1 for i, p in enumerate(part)], device=device)
-            tokens += self.model.logits(x[last]).argmax(-1).tolist()
-            scores.append(torch.stack(layer_scores).mean(0).float())
-        return tokens, torch.cat(scores)
+            out, layers = self._forward(part, given and [g[at : at + self.batch] for g in given])
+            logits.append(out)
+            chosen.append(layers)
+        return torch.cat(logits), [torch.cat(layer) for layer in zip(*chosen)]
 
-    def generate(self, prompts: list[Prompt], limit: int, stops: set[int]) -> list[list[int]]:
+    def _forward(self, part: list[Prompt], given, scores_too: bool = False):
+        width = -(-max(len(p.tokens) for p in part) // 32) * 32
+        ids = torch.zeros(len(part), width, dtype=torch.long)
+        role0 = torch.zeros(len(part), width, dtype=torch.bool)
+        for i, p in enumerate(part):
+            ids[i, : len(p.tokens)] = torch.tensor(p.tokens)
+            role0[i, : len(p.tokens)] = torch.tensor(p.role0)
+        device = self.bank.device
+        none = torch.zeros(len(part), 1, dtype=torch.bool, device=device)
+        on = torch.ones(len(part), dtype=torch.bool, device=device)
+        q = Queries(ids.to(device), role0.to(device), ids, none, none, ~on, on)
+        x, scores, chosen = self.model.answer([q], self.bank.memory, given)
+        last = torch.tensor([i * width + len(p.tokens) - 1 for i, p in enumerate(part)], device=device)
+        logits = self.model.logits(x[last])
+        return (logits, chosen, scores) if scores_too else (logits, chosen)
+
+    def ranked(self, prompts: list[Prompt]) -> tuple[list[list[int]], list[torch.Tensor]]:
+        """The best sixteen documents of each prompt, the layers fused as the engine does it: a document that a
+        layer did not choose counts with the last score that it did. And what each layer chose."""
+        best, chosen = [], []
+        for at in range(0, len(prompts), self.batch):
+            _, layers, scores = self._forward(prompts[at : at + self.batch], None, scores_too=True)
+            fused = sum(torch.maximum(s, s.gather(1, c[:, -1:])) for s, c in zip(scores, layers))
+            best += fused.topk(min(16, fused.shape[1]), dim=1).indices.tolist()
+            chosen.append(layers)
+        return [[self.bank.order[p] for p in row] for row in best], [torch.cat(layer) for layer in zip(*chosen)]
+
+    def generate(self, prompts: list[Prompt], chosen: list[torch.Tensor], limit: int, stops: set[int],
+                 choices: list | None = None) -> list[list[int]]:
+        """Greedy. `choices`: the tokens are a list of these numbers (numbers_from_routing), as NumberList.choices."""
         out: list[list[int]] = [[] for _ in prompts]
         active = list(range(len(prompts)))
         for _ in range(limit):
             if not active:
                 break
-            tokens, _ = self.forward([prompts[i] for i in active])
+            rows = torch.tensor(active, device=self.bank.device)
+            logits, _ = self.forward([prompts[i] for i in active], [c[rows] for c in chosen])
+            tokens = logits.argmax(-1).tolist()
+            if choices is not None:
+                allowed = [self.lists.next(out[i], choices[i]) for i in active]
+                tokens = [ids[int(row[ids].argmax())] for row, ids in zip(logits.cpu(), allowed)]
             for i, token in zip(list(active), tokens):
                 out[i].append(token)
                 prompts[i].add([token])
@@ -131,45 +223,94 @@ class Asker:
                     active.remove(i)
         return out
 
-    def ask(self, questions: list[str], append_text: bool = True) -> list[tuple[str, list[int]]]:
-        """(answer, documents fetched) of each question by Memory Interleave."""
+    def ask(self, questions: list[str], rounds: int = ROUNDS_MAX - 1, append_text: bool = True,
+            given: list[list[int]] | None = None) -> list[tuple[str, list[int]]]:
+        """(answer, documents fetched) of each question by Memory Interleave. `append_text` False: the
+        numbers stay, the texts do not come. `given`: these documents are read, in one round."""
         s = self.t.strings
         end, stop = self.special[s["retrieval_end"]], self.special["<|im_end|>"]
         numbers_end = self.special[s["numbers_end"]]
         prompts = [self.writer.question(q) for q in questions]
         fetched: list[list[int]] = [[] for _ in questions]
         open_ = list(range(len(questions)))
-        for _ in range(ROUNDS_MAX - 1 if append_text else 0):
+        for turn in range(rounds if given is None else 0):
             if not open_:
                 break
-            before = [len(prompts[i].tokens) for i in open_]
-            outputs = self.generate([prompts[i] for i in open_], NUMBERS_MAX, {end, numbers_end, stop})
+            asked = [prompts[i] for i in open_]
+            before = [len(p.tokens) for p in asked]
+            ranked, chosen = self.ranked(asked)
+            choices = None
+            if self.lists:
+                routed = torch.cat(chosen, dim=1).tolist()
+                choices = [[self.bank.order[p] + 1 for p in set(row)] for row in routed]
+                choices = [self.lists.choices([n for n in row if n - 1 not in fetched[i]]) for i, row in zip(open_, choices)]
+            outputs = self.generate(asked, chosen, NUMBERS_MAX, {end, numbers_end, stop}, choices)
             still = []
-            for i, start, out in zip(open_, before, outputs):
+            for i, start, out, best in zip(open_, before, outputs, ranked):
                 p = prompts[i]
-                numbers = [int(x) for x in re.findall(r"\[(\d+)\]", self.t.decode(out))]
-                new = [n - 1 for n in dict.fromkeys(numbers)
-                       if 1 <= n <= len(self.bank.texts) and n - 1 not in fetched[i]][:DOCUMENTS_PER_ROUND]
-                if end in out or not new:
+                numbers = [int(x) - 1 for x in re.findall(r"\[(\d+)\]", self.t.decode(out))]
+                numbers = [d for d in dict.fromkeys(numbers) if d not in fetched[i]]
+                new: list[int] = []
+                more = 0
+                if numbers_end in out and numbers:
+                    new = [d for d in numbers if 0 <= d < len(self.bank.texts)]
+                    more = self.besides
+                if not new and not more and turn == 0:
+                    more = self.when_none
+                add = [d for d in best if d not in fetched[i] and d not in new][: more if append_text else 0]
+                new = (new + add)[:DOCUMENTS_PER_ROUND]
+                if add or not new:
                     del p.tokens[start:], p.role0[start:], p.labelled[start:]
+                if not new:
                     continue
-                p.role0 = [r and j < self._question_length(questions[i]) for j, r in enumerate(p.role0)]
-                self.writer.texts(p, [(d + 1, self.bank.texts[d]) for d in new], newest=True)
+                if add:
+                    self.writer.numbers(p, [d + 1 for d in new], label=False)
+                self._read(p, questions[i], new, append_text)
                 fetched[i] += new
                 still.append(i)
             open_ = still
+        for i, documents in enumerate(given or []):
+            self.writer.numbers(prompts[i], [d + 1 for d in documents], label=False)
+            self._read(prompts[i], questions[i], documents, append_text)
+            fetched[i] = list(documents)
+        said, ranked = self._answer(questions, prompts, stop)
+        if self.when_declined and append_text and given is None:
+            again = []
+            for i, (p, best) in enumerate(zip(prompts, ranked)):
+                new = [d for d in best if d not in fetched[i]][: self.when_declined]
+                if said[i] == UNKNOWN and new:
+                    self.writer.numbers(p, [d + 1 for d in new], label=False)
+                    self._read(p, questions[i], new, True)
+                    fetched[i] += new
+                    again.append(i)
+            if again:
+                replies, _ = self._answer([questions[i] for i in again], [prompts[i] for i in again], stop)
+                for i, reply in zip(again, replies):
+                    said[i] = reply
+        return list(zip(said, fetched))
+
+    def _answer(self, questions: list[str], prompts: list[Prompt], stop: int) -> tuple[list[str], list[list[int]]]:
+        """What is said after the prompts, which stay as they are, and the documents that they rank best."""
+        ranked, chosen = self.ranked(prompts)
+        before = [len(p.tokens) for p in prompts]
         for q, p in zip(questions, prompts):
             self.writer.answer(p, q, None)
-        answers = self.generate(prompts, ANSWER_MAX, {stop})
-        return [(self.t.decode([x for x in a if x != stop]).strip(), f) for a, f in zip(answers, fetched)]
+        out = self.generate(prompts, chosen, ANSWER_MAX, {stop})
+        for p, n in zip(prompts, before):
+            del p.tokens[n:], p.role0[n:], p.labelled[n:]
+        return [self.t.decode([x for x in a if x != stop]).strip() for a in out], ranked
+
+    def _read(self, p: Prompt, question: str, documents: list[int], append_text: bool) -> None:
+        p.role0 = [r and j < self._question_length(question) for j, r in enumerate(p.role0)]
+        if append_text:
+            self.writer.texts(p, [(d + 1, self.bank.texts[d]) for d in documents], newest=True)
 
     def _question_length(self, question: str) -> int:
         return len(self.t.encode(self.t.strings["question"], question=question))
 
     def route(self, questions: list[str], k: int) -> list[list[int]]:
-        _, scores = self.forward([self.writer.question(q) for q in questions])
-        top = scores.topk(min(k, scores.shape[1]), dim=1).indices.tolist()
-        return [[self.bank.order[p] for p in row] for row in top]
+        ranked, _ = self.ranked([self.writer.question(q) for q in questions])
+        return [row[:k] for row in ranked]
 
 
 def held_out(seed: int, n: int, natural: list[dict]) -> tuple[list[str], dict[str, list[Question]]]:
@@ -209,72 +350,326 @@ def recall(ranked: list[list[int]], questions: list[Question], k: int) -> float:
     return round(100 * sum(hits) / len(hits), 1)
 
 
+def as_world(bank: data.Bank) -> list[tuple[data.Question, Question]]:
+    """A generated bank's questions in the form that this file asks."""
+    return [(q, Question(q.question, q.answer, [step for step in q.steps if step])) for q in bank.questions]
+
+
+def grown_world(seed: int, count: int, size: int, natural: list[dict], templates: Templates):
+    """The documents of the world grown to `size` tokens, and its questions by kind. A small memory holds the
+    world and as many of the natural documents as fit, and only their questions."""
+    texts, kinds = held_out(seed, count, natural)
+    ends = list(itertools.accumulate(len(templates.encode_text(t)) + 12 for t in texts))
+    kept = bisect.bisect_right(ends, size)
+    texts = texts[:kept]
+    kinds = {kind: [q for q in questions if all(d < kept for hop in q.hops for d in hop)] for kind, questions in kinds.items()}
+    kinds = {kind: questions for kind, questions in kinds.items() if questions}
+    used = set(texts)
+    budget = size - ends[kept - 1]
+    for text in distractors(seed, natural):
+        if budget <= 0:
+            break
+        if text not in used:
+            texts.append(text)
+            budget -= len(text) // 4 + 13 if size > 2_000_000 else len(templates.encode_text(text)) + 12
+    return texts, kinds
+
+
+class Memories:
+    """The large memories, made by other processes while the model works on smaller ones."""
+
+    def __init__(self, args, templates: Templates):
+        self.args, self.t = args, templates
+        self.natural = load_natural(args.natural, evaluation=True)
+        self.records = data.Natural.load(args.records) if args.records else None
+        self.jobs: dict[tuple, concurrent.futures.Future] = {}
+
+    def begin(self, pool: concurrent.futures.Executor) -> None:
+        """Orders what the stages of the command line will ask for, in that order."""
+        for stage in self.args.stages:
+            if stage == "settings":
+                keys = [("world", self.args.seed + 1, self.args.settings_questions, size) for size in self.args.settings_tokens]
+            elif stage == "curve":
+                keys = [("world", self.args.seed, self.args.questions, size) for size in self.args.tokens]
+            elif stage == "needles":
+                keys = [("needles", size, form) for size in self.args.needle_tokens for form in data.evalsets.NIAH_FORMS]
+            else:
+                continue
+            self.jobs |= {key: pool.submit(_make, key) for key in keys}
+
+    def get(self, *key):
+        """(texts, kinds, rows) of a world, or (bank, rows) of needles."""
+        return self.jobs.pop(key).result() if key in self.jobs else self.make(key)
+
+    def make(self, key: tuple):
+        if key[0] == "world":
+            _, seed, count, size = key
+            texts, kinds = grown_world(seed, count, size, self.natural, self.t)
+            return texts, kinds, Rows.of(self.t, texts)
+        _, size, form = key
+        bank = data.niah(form, self.args.seed, size, self.args.needle_questions, self.records)
+        return bank, Rows.of(self.t, bank.documents)
+
+
+MEMORIES: Memories | None = None  # for the processes forked from this one
+
+
+def _make(key: tuple):
+    return MEMORIES.make(key)
+
+
+class Evaluation:
+    def __init__(self, args, model: MsaTrainer, templates: Templates, device: str, memories: Memories):
+        self.args, self.model, self.t, self.device = args, model, templates, device
+        self.began = time.time()
+        self.memories, self.natural, self.records = memories, memories.natural, memories.records
+        args.out.mkdir(parents=True, exist_ok=True)
+
+    def out_of_time(self) -> bool:
+        return time.time() - self.began > self.args.minutes * 60
+
+    def save(self, name: str, rows: list) -> None:
+        (self.args.out / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+    def asker(self, texts: list[str], batch: int = 64, rows: Rows | None = None) -> Asker:
+        return Asker(self.model, self.t, Bank(self.model, self.t, texts, self.device, rows), batch)
+
+    def scored(self, asker: Asker, questions: list[Question], exact, **options) -> dict:
+        """Asks and scores; `exact(said, index)` is the kind's own rule."""
+        replies = asker.ask([q.text for q in questions], **options)
+        right = [exact(said, i) for i, (said, _) in enumerate(replies)]
+        n = len(questions)
+        needed = [{d for h in q.hops for d in h} <= set(f) for (_, f), q in zip(replies, questions)]
+        return {
+            "questions": n,
+            "exact": round(100 * sum(right) / n, 1),
+            "f1": round(100 * sum(f1(a, q.answer) for (a, _), q in zip(replies, questions)) / n, 1),
+            "fetched_all": round(100 * sum(needed) / n, 1),
+            "refusals": sum(a == UNKNOWN for a, _ in replies),
+            "answers": [{"question": q.text, "gold": q.answer, "said": a, "needed": q.hops, "fetched": f}
+                        for (a, f), q in zip(replies, questions)],
+        }
+
+    def world_rule(self, questions: list[Question]):
+        return lambda said, i: normalise(said) == normalise(questions[i].answer)
+
+    def settings(self) -> None:
+        seed = self.args.seed + 1
+        banks = []
+        for size in self.args.settings_tokens:
+            texts, kinds, tokens = self.memories.get("world", seed, self.args.settings_questions, size)
+            asker = self.asker(texts, rows=tokens)
+            for kind in ("single", "two-hop", "unanswerable"):
+                rule = self.world_rule(kinds[kind])
+                banks.append((f"{kind}, {size // 1000}K", asker, kinds[kind], rule))
+        notes = self.notes(seed)
+        pairs = as_world(notes)[: self.args.settings_questions]
+        rule = lambda said, i: data.exact_match(data.NOT_IN_MEMORY if said == UNKNOWN else said, pairs[i][0])
+        banks.append(("notes", self.asker(notes.documents), [q for _, q in pairs], rule))
+        rows = []
+        for name, values in SETTINGS.items():
+            self.t.strings.update(values)
+            row = {"name": name, "settings": values, "exact": {}}
+            for kind, asker, questions, rule in banks:
+                asker.configure()
+                row["exact"][kind] = self.scored(asker, questions, rule)["exact"]
+            row["mean"] = round(sum(row["exact"].values()) / len(banks), 2)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            self.save("settings", rows)
+        best = max(rows, key=lambda r: r["mean"])
+        self.t.strings.update(best["settings"])
+        print("from here on:", best["name"], flush=True)
+
+    def curve(self) -> None:
+        rows = []
+        for size in self.args.tokens:
+            started = time.time()
+            texts, kinds, tokens = self.memories.get("world", self.args.seed, self.args.questions, size)
+            asker = self.asker(texts, 64 if size <= 2_000_000 else 32, tokens)
+            bm25 = functools.cache(functools.partial(Bm25, texts))
+            row = {"tokens": asker.bank.n_tokens, "documents": len(texts), "kinds": {}}
+            rows.append(row)
+            for kind, questions in kinds.items():
+                entry: dict = {"questions": len(questions)}
+                if questions[0].hops:
+                    ranked = asker.route([q.text for q in questions], 16)
+                    entry["recall"] = {k: recall(ranked, questions, k) for k in (1, 5, 16)}
+                    print(f"{row['tokens']} tokens, {kind}: {entry['recall']}", flush=True)
+                    plain = [bm25().rank(q.text, 16) for q in questions]
+                    entry["bm25"] = {k: recall(plain, questions, k) for k in (1, 5, 16)}
+                answered = [q for q in questions if q.answer]
+                if answered and (size <= self.args.answers_up_to or kind in ("single", "two-hop")):
+                    few = answered if size <= self.args.answers_up_to else answered[:100]
+                    entry |= self.scored(asker, few, self.world_rule(few)) | {"answered": len(few)}
+                row["kinds"][kind] = entry
+                self.save("curve", rows)
+                shown = {k: v for k, v in entry.items() if k != "answers"}
+                print(f"{row['tokens']} tokens, {kind}: {json.dumps(shown)}", flush=True)
+            row["seconds"] = round(time.time() - started, 1)
+            print(f"   {row['seconds']} s", flush=True)
+            self.save("curve", rows)
+            del asker, tokens
+            if self.out_of_time():
+                return
+
+    def sets(self) -> None:
+        rows = []
+        for name in self.args.sets:
+            if name.startswith("natural") and self.records is None:
+                continue
+            bank = data.eval_set(name, self.args.seed, self.args.set_questions, self.records)
+            bank = data.grow(bank, self.args.set_tokens, self.args.seed, natural=self.records)
+            asker, pairs = self.asker(bank.documents), as_world(bank)
+            questions = [q for _, q in pairs]
+            row = {"set": name, "tokens": asker.bank.n_tokens, "documents": len(bank.documents)}
+            routed = [q for q in questions if q.hops]
+            if routed and name != "unanswerable":
+                bm25 = Bm25(bank.documents)
+                ranked = asker.route([q.text for q in routed], 16)
+                row["recall"] = {k: recall(ranked, routed, k) for k in (1, 5, 16)}
+                row["bm25"] = {k: recall([bm25.rank(q.text, 16) for q in routed], routed, k) for k in (1, 5, 16)}
+
+            def exact(said: str, i: int) -> bool:
+                said = data.NOT_IN_MEMORY if said == UNKNOWN else said
+                return data.exact_match(said, pairs[i][0])
+
+            row |= self.scored(asker, questions, exact)
+            print(json.dumps({k: v for k, v in row.items() if k != "answers"}), flush=True)
+            rows.append(row)
+            self.save("sets", rows)
+            if self.out_of_time():
+                return
+
+    def prose(self) -> None:
+        """Real prose and the example documents: what no generator made."""
+        rows = []
+        for name, bank in (("prose", data.prose()), ("notes", self.notes(self.args.seed))):
+            asker, pairs = self.asker(bank.documents), as_world(bank)
+            for kind in sorted({q.kind for q, _ in pairs}):
+                some = [(q, w) for q, w in pairs if q.kind == kind]
+                questions = [w for _, w in some]
+                row = {"set": name, "kind": kind, "tokens": asker.bank.n_tokens, "documents": len(bank.documents)}
+                if questions[0].hops:
+                    bm25 = Bm25(bank.documents)
+                    ranked = asker.route([q.text for q in questions], 16)
+                    row["recall"] = {k: recall(ranked, questions, k) for k in (1, 5, 16)}
+                    row["bm25"] = {k: recall([bm25.rank(q.text, 16) for q in questions], questions, k) for k in (1, 5, 16)}
+
+                def said_as(said: str) -> str:
+                    return data.NOT_IN_MEMORY if said == UNKNOWN else said
+
+                row |= self.scored(asker, questions, lambda said, i: data.exact_match(said_as(said), some[i][0]))
+                row["f1"] = round(100 * sum(data.f1(said_as(a["said"]), q) for a, (q, _) in zip(row["answers"], some)) / len(some), 1)
+                row["holds"] = round(100 * sum(data.parts_recall(said_as(a["said"]), q) for a, (q, _) in zip(row["answers"], some)) / len(some), 1)
+                print(json.dumps({k: v for k, v in row.items() if k != "answers"}), flush=True)
+                rows.append(row)
+                self.save("prose", rows)
+
+    def notes(self, seed: int) -> data.Bank:
+        """Everyday notes of held-out frames and names, among unrelated documents."""
+        writer = NoteWriter(random.Random(seed), "test")
+        documents, questions = [], []
+        while len(documents) < 60:
+            note = writer.note()
+            if note is None:
+                continue
+            documents.append(note.text)
+            questions += [data.Question(q, [[len(documents) - 1]], a, a, "notes", "test", "notes", parts=[a]) for q, a in note.facts]
+        bank = data.Bank(documents, random.Random(1).sample(questions, min(150, len(questions))))
+        return data.grow(bank, 65536, seed, natural=self.records, split="test")
+
+    def ablation(self) -> None:
+        rows = []
+        texts, kinds = grown_world(self.args.seed, self.args.questions, 65536, self.natural, self.t)
+        asker, bm25 = self.asker(texts), Bm25(texts)
+        minilm = json.loads(self.args.minilm.read_text()) if self.args.minilm else None
+        for kind in ("single", "two-hop", "three-hop"):
+            questions = kinds[kind]
+            top = [bm25.rank(q.text, 4) for q in questions]
+            ways = {"as it is": {}, "one round": {"rounds": 1}, "no original text": {"append_text": False},
+                    "BM25's first four": {"rounds": 1, "given": top}}
+            if minilm:
+                by_question = minilm["65536"][kind]
+                ways["MiniLM's first four"] = {"rounds": 1, "given": [by_question[q.text][:4] for q in questions]}
+            chosen = dict(self.t.strings)
+            ways["free numbers, none read besides"] = {}
+            for way, options in ways.items():
+                if way.startswith("free"):
+                    self.t.strings.update(SETTINGS["free, 0 besides, 0 when declined"])
+                asker.configure()
+                entry = self.scored(asker, questions, self.world_rule(questions), **options)
+                self.t.strings.update(chosen)
+                rows.append({"kind": kind, "way": way, **{k: v for k, v in entry.items() if k != "answers"}})
+                print(json.dumps(rows[-1]), flush=True)
+                self.save("ablation", rows)
+                if self.out_of_time():
+                    return
+
+    def needles(self) -> None:
+        rows = []
+        for size in self.args.needle_tokens:
+            for form in data.evalsets.NIAH_FORMS:
+                bank, tokens = self.memories.get("needles", size, form)
+                asker, pairs = self.asker(bank.documents, rows=tokens), as_world(bank)
+                replies = asker.ask([q.text for _, q in pairs])
+                ranked = asker.route([q.text for _, q in pairs], 16)
+                score = sum(data.parts_recall(said, q) for (said, _), (q, _) in zip(replies, pairs)) / len(pairs)
+                rows.append({"form": form, "tokens": asker.bank.n_tokens, "questions": len(pairs),
+                             "score": round(100 * score, 1), "recall16": recall(ranked, [q for _, q in pairs], 16),
+                             "answers": [{"gold": q.answer, "said": a} for (a, _), (_, q) in zip(replies, pairs)][:5]})
+                print(json.dumps({k: v for k, v in rows[-1].items() if k != "answers"}), flush=True)
+                self.save("needles", rows)
+                if self.out_of_time():
+                    return
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--natural", type=Path)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 65536])
-    parser.add_argument("--questions", type=int, default=100, help="of each kind")
+    parser.add_argument("--natural", type=Path, help="file of train/build_natural.py")
+    parser.add_argument("--records", type=Path, help="file of train/data/fetch.sh")
+    parser.add_argument("--minilm", type=Path, help="file of train/rank_minilm.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the raw results")
+    parser.add_argument("--stages", nargs="+", default=["curve", "sets", "ablation", "needles", "prose"],
+                        choices=["settings", "curve", "sets", "ablation", "needles", "prose"])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 65536, 262144, 1_000_000, 10_000_000])
+    parser.add_argument("--questions", type=int, default=200, help="of each kind of the world")
+    parser.add_argument("--answers-up-to", type=int, default=300_000, help="tokens; beyond, single-hop only")
+    parser.add_argument("--settings-tokens", type=int, nargs="+", default=[65536, 1_000_000])
+    parser.add_argument("--settings-questions", type=int, default=100, help="of each kind")
+    parser.add_argument("--sets", nargs="+", default=["memory", "paraphrase", "single", "two", "three", "unanswerable",
+                                                      "latest-version", "chat", "list", "natural-qa", "natural-pair"])
+    parser.add_argument("--set-questions", type=int, default=100)
+    parser.add_argument("--set-tokens", type=int, default=65536)
+    parser.add_argument("--needle-tokens", type=int, nargs="+", default=[32768, 131072, 1_000_000])
+    parser.add_argument("--needle-questions", type=int, default=20)
+    parser.add_argument("--set", type=json.loads, default={}, help="JSON object: instead of keys of the folder's templates.json")
     parser.add_argument("--seed", type=int, default=2024)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--examples", type=int, default=4)
-    parser.add_argument("--answers-up-to", type=int, default=300000, help="tokens; beyond, routing only")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make large memories ahead of time")
     parser.add_argument("--minutes", type=float, default=60)
     args = parser.parse_args()
-    began = time.time()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     config = json.loads((args.model / "config.json").read_text())
     templates = Templates(args.model / "tokenizer.json", json.loads((args.model / "templates.json").read_text()))
+    templates.strings.update(args.set)
+    memories = Memories(args, templates)
+    if args.workers:
+        # Forked before the GPU is touched.
+        global MEMORIES
+        MEMORIES = memories
+        fork = multiprocessing.get_context("fork")
+        memories.begin(concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=fork))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = MsaTrainer(config)
     model.load(load_weights(args.model))
     model.to(device).compute_dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model.refresh()
-    natural = load_natural(args.natural, evaluation=True)
-    base, kinds = held_out(args.seed, args.questions, natural)
-    used = set(base)
-    results = []
-    for size in args.tokens:
-        texts = list(base)
-        budget = size - sum(len(templates.encode_text(t)) + 12 for t in texts)
-        for text in distractors(args.seed, natural):
-            if budget <= 0:
-                break
-            if text not in used:
-                texts.append(text)
-                budget -= len(templates.encode_text(text)) + 12
-        bank = Bank(model, templates, texts, device)
-        asker = Asker(model, templates, bank)
-        bm25 = Bm25(texts)
-        row = {"tokens": bank.n_tokens, "documents": len(texts), "kinds": {}}
-        for kind, questions in kinds.items():
-            entry: dict = {"questions": len(questions)}
-            if questions[0].hops:
-                ranked = asker.route([q.text for q in questions], 16)
-                plain = [bm25.rank(q.text, 16) for q in questions]
-                entry["recall"] = {k: recall(ranked, questions, k) for k in (1, 5, 16)}
-                entry["bm25"] = {k: recall(plain, questions, k) for k in (1, 5, 16)}
-            answered = [q for q in questions if q.answer]
-            if answered and size <= args.answers_up_to:
-                replies = asker.ask([q.text for q in answered])
-                exact = [normalise(a) == normalise(q.answer) for (a, _), q in zip(replies, answered)]
-                entry["exact"] = round(100 * sum(exact) / len(exact), 1)
-                entry["f1"] = round(100 * sum(f1(a, q.answer) for (a, _), q in zip(replies, answered)) / len(exact), 1)
-                needed = [{d for h in q.hops for d in h} <= set(f) for (_, f), q in zip(replies, answered)]
-                entry["fetched_all"] = round(100 * sum(needed) / len(needed), 1)
-                entry["false_refusals"] = sum(a == UNKNOWN != q.answer for (a, _), q in zip(replies, answered))
-                entry["examples"] = [
-                    {"question": q.text, "gold": q.answer, "answer": a, "needed": q.hops, "fetched": f}
-                    for (a, f), q in list(zip(replies, answered))[: args.examples]]
-            row["kinds"][kind] = entry
-            shown = {k: v for k, v in entry.items() if k != "examples"}
-            print(f"{bank.n_tokens} tokens, {kind}: {json.dumps(shown)}", flush=True)
-            for e in entry.get("examples", []):
-                print("   ", json.dumps(e), flush=True)
-        results.append(row)
-        if args.out:
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
-        if time.time() - began > args.minutes * 60:
+    evaluation = Evaluation(args, model, templates, device, memories)
+    for stage in args.stages:
+        getattr(evaluation, stage)()
+        print(f"{stage} done after {time.time() - evaluation.began:.0f} s", flush=True)
+        if evaluation.out_of_time():
             break
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from msa.batch import TEMPLATES, TINY, Shape, StepBuilder, load_natural, to_device
+import data
+from msa.batch import TEMPLATES, TINY, Shape, StepBuilder, load_natural, load_passages, to_device
 from msa.export import write_model
 from msa.model import MATRICES, ROUTERS, MsaTrainer, fake_int4, layer_input, layer_output
 from msa.reference import Templates, load_weights
@@ -79,11 +80,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--base", type=Path, required=True, help="model folder to start from")
     parser.add_argument("--natural", type=Path, help="file of train/build_natural.py")
+    parser.add_argument("--records", type=Path, help="file of train/data/fetch.sh")
+    parser.add_argument("--passages", type=Path, help="file of train/data/reading.py")
     parser.add_argument("--state", type=Path, required=True, help="folder of the checkpoint and log")
     parser.add_argument("--out", type=Path, help="model folder to write at the end")
     parser.add_argument("--minutes", type=float, default=8.5, help="of this run, from its start")
     parser.add_argument("--total-minutes", type=float, default=17.0, help="training time of all runs")
     parser.add_argument("--steps", type=int, help="stop after so many steps of this run")
+    parser.add_argument("--peak", type=float, default=1.0, help="factor of all learning rates")
+    parser.add_argument("--warmup", type=float, default=WARMUP, help="share of time that aligns the router first")
+    parser.add_argument("--route-weight", type=float, default=0.5, help="b; 0: no auxiliary loss")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--compile", action="store_true")
@@ -106,7 +112,8 @@ def main() -> None:
     config["msa_config"] = routing
     templates = Templates(args.base / "tokenizer.json", TEMPLATES)
     natural = load_natural(args.natural, evaluation=False)
-    builder = StepBuilder(templates, natural, TINY if args.tiny else Shape())
+    records = data.Natural.load(args.records) if args.records else None
+    builder = StepBuilder(templates, natural, TINY if args.tiny else Shape(), load_passages(args.passages), records)
 
     model = MsaTrainer(config)
     if not args.random_init:
@@ -142,8 +149,8 @@ def main() -> None:
     for batch in loader:
         progress = elapsed / (args.total_minutes * 60)
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * learning_rate_factor(progress, step)
-        a, b = (0.1, 1.0) if progress < WARMUP else (1.0, 0.5)
+            group["lr"] = args.peak * group["base_lr"] * learning_rate_factor(progress, step)
+        a, b = (0.1, 1.0) if progress < args.warmup else (1.0, args.route_weight)
         documents, queries, prefix = to_device(*batch, device)
 
         def forward_backward():

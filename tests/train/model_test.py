@@ -63,7 +63,7 @@ class ModelTest(unittest.TestCase):
 
     def test_goldens(self):
         for folder in sorted(GOLDENS.glob("*/golden.json")):
-            for s in json.loads(folder.read_text())["scenarios"]:
+            for s in json.loads(folder.read_text()).get("scenarios", ()):  # interleave/ has rounds instead
                 if s["documents"]:
                     with self.subTest(case=folder.parent.name, scenario=s["name"]):
                         self.check(folder.parent.name, s["name"])

@@ -2,8 +2,10 @@
 
 A chain of retrieval is cut into single steps (paper, post-training): sample j of a question holds the
 prompt up to round j and learns that round's output only: the numbers of the documents needed next,
-or, when all have been read, the end of retrieval and the answer. The memory mixes one invented
-world with natural documents, so every question has both near and far negatives.
+or, when all have been read, the end of retrieval and the answer. A memory mixes one invented world
+(msa.world or data.banks) with everyday notes (data.notes), passages of real prose with questions by
+rule (data.reading), dictionary entries and package descriptions, so every question has both near
+and far negatives. What memory does not hold is declined after reading the nearest documents.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import dataclasses
 import json
 import lzma
 import random
+import re
+import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import data
+from data.lexicon import person_parts, split_of, warm
+from data.notes import NoteWriter
 from msa.model import Documents, Queries
 from msa.reference import Templates
-from msa.world import UNKNOWN, Question, World, split_of_key
+from msa.world import UNKNOWN, World, split_of_key
 
 # What a trained folder's templates.json holds; SmolLM2 has these special tokens.
 TEMPLATES = {
@@ -40,6 +47,9 @@ TEMPLATES = {
     "answer_tail": "\nAnswer the question using the documents.\nQuestion: {question}<|im_end|>\n"
     "<|im_start|>assistant\n",
     "stop": ["<|im_end|>"],
+    "route_when_none": 1,
+    "numbers_from_routing": True,
+    "route_besides": 1,
 }
 
 
@@ -47,12 +57,21 @@ TEMPLATES = {
 class Shape:
     """Bucket sizes (sequences, padded tokens) of one step."""
 
-    documents: tuple[tuple[int, int], ...] = ((208, 32), (144, 64), (56, 160))
-    queries: tuple[tuple[int, int], ...] = ((104, 48), (56, 96), (64, 192), (40, 352))
-    people: int = 58
+    documents: tuple[tuple[int, int], ...] = ((96, 32), (144, 64), (104, 128), (40, 256))
+    queries: tuple[tuple[int, int], ...] = ((104, 48), (44, 96), (64, 192), (48, 352), (10, 576))
+    people: int = 44
+    questions: int = 40  # of a generated bank
+    notes: int = 64
+    passages: int = 36
 
 
-TINY = Shape(documents=((32, 48), (12, 160)), queries=((6, 96), (4, 352)), people=6)
+TINY = Shape(documents=((8, 32), (16, 64), (10, 128), (4, 256)), queries=((6, 48), (4, 192), (3, 352)),
+             people=6, questions=4, notes=8, passages=4)
+# Shares of the questions, by where they come from. What a memory lacks goes to the others.
+SHARES = {"world": 0.46, "note": 0.24, "passage": 0.15, "item": 0.09, "needle": 0.06}
+# The kinds of generated questions; "unanswerable" ones are few, so that a stated answer is not declined.
+MIX = {**data.DEFAULT_MIX, "unanswerable": 7, "chat": 12, "latest-version": 9, "list": 6, "compare": 2,
+       "natural-pair": 4, "natural-qa": 6}
 
 
 @dataclasses.dataclass
@@ -116,29 +135,53 @@ def load_natural(path: Path | None, evaluation: bool) -> list[dict]:
     return [i for i in items if split_of_key(i["key"]) == evaluation]
 
 
+def load_passages(path: Path | None) -> list[dict]:
+    """Prose with questions (data/reading.py), its training split."""
+    if path is None:
+        return []
+    with lzma.open(path, "rt", encoding="utf-8") as f:
+        return [i for i in map(json.loads, f) if split_of(i["g"]) == "train"]
+
+
+@dataclasses.dataclass
+class Asked:
+    """A question about a step's memory; documents are sources, indices of StepBuilder.texts."""
+
+    text: str
+    answer: str
+    hops: list[list[int]]  # as in world.Question; for UNKNOWN: what to read before saying so
+    parts: list[str] = dataclasses.field(default_factory=list)  # of a list: one for each document
+
+
 class StepBuilder:
-    def __init__(self, templates: Templates, natural: list[dict], shape: Shape, evaluation: bool = False):
-        self.t, self.natural, self.shape, self.evaluation = templates, natural, shape, evaluation
+    def __init__(self, templates: Templates, natural: list[dict], shape: Shape, passages: list[dict] = (),
+                 records: data.Natural | None = None):
+        self.t, self.natural, self.shape = templates, natural, shape
+        self.passages, self.records = passages, records
+        self.names = person_parts("train")
         self.writer = PromptWriter(templates)
+        warm("train")
 
     def build(self, seed: int) -> tuple[Documents, list[Queries], torch.Tensor]:
         rng = random.Random(seed)
-        world = World(rng, self.shape.people, self.evaluation)
-        questions = self._bank(world, rng)
+        pools = self._bank(rng)
         samples: list[list[Sample]] = [[] for _ in self.shape.queries]
         tries = 0
         while any(len(s) < n for s, (n, _) in zip(samples, self.shape.queries)):
             tries += 1
-            if tries > 40 * sum(n for n, _ in self.shape.queries):
-                raise RuntimeError(f"seed {seed}: buckets cannot be filled")
-            sample = self._sample(world, questions, rng)
+            if tries > 12 * sum(n for n, _ in self.shape.queries):
+                break  # what is left of a bucket repeats samples
+            sample = self._sample(pools, rng)
             if sample is None:
                 continue
-            for bucket, (n, width) in zip(samples, self.shape.queries):
-                if len(sample.tokens) <= width:
-                    if len(bucket) < n:
-                        bucket.append(sample)
+            fits = [(b, n) for b, (n, width) in zip(samples, self.shape.queries) if len(sample.tokens) <= width]
+            for bucket, n in fits[:2]:
+                if len(bucket) < n:
+                    bucket.append(sample)
                     break
+        for bucket, (n, width) in zip(samples, self.shape.queries):
+            spare = bucket or [s for b in samples for s in b if len(s.tokens) <= width]
+            bucket += [rng.choice(spare) for _ in range(n - len(bucket))]
         queries = [self._tensors(s, width) for s, (_, width) in zip(samples, self.shape.queries)]
         return Documents(self.buckets), queries, self._prefix()
 
@@ -147,42 +190,36 @@ class StepBuilder:
 
     # -- The memory --
 
-    def _bank(self, world: World, rng: random.Random) -> list[dict]:
-        """Fills the document buckets; returns the natural items that are in memory."""
+    def _bank(self, rng: random.Random) -> dict[str, list[Asked]]:
+        """Fills the document buckets; returns the questions by where they come from."""
         capacity = sum(n for n, _ in self.shape.documents)
-        first = int(10 ** rng.uniform(0, 5.3))
-        numbers = rng.sample(range(first, first + 3 * capacity), capacity)
+        first = int(10 ** rng.uniform(0, 5.6))
+        self.numbers = rng.sample(range(first, first + 3 * capacity), capacity)
         self.texts: list[str] = []
-        slots: list[list[tuple[int, list[int]]]] = [[] for _ in self.shape.documents]
-        self.number_of: list[int] = []  # by source: world documents, then natural ones
-
-        def place(text: str) -> bool:
-            source = len(self.texts)
-            number = numbers[min(source, capacity - 1)]
-            tokens = self.t.encode(self.t.strings["document"], number=number, text=text)
-            for slot, (n, width) in zip(slots, self.shape.documents):
-                if len(tokens) <= width and len(slot) < n and source < capacity:
-                    slot.append((source, tokens))
-                    self.texts.append(text)
-                    self.number_of.append(number)
-                    return True
-            return False
-
-        self.world_source: dict[int, int] = {}
-        for i, text in enumerate(world.documents):
-            if len(self.texts) < capacity * 0.75 and place(text):
-                self.world_source[i] = len(self.texts) - 1
-        items = []
-        for item in rng.sample(self.natural, min(6 * capacity, len(self.natural))):
+        self.slots: list[list[tuple[int, list[int]]]] = [[] for _ in self.shape.documents]
+        self.number_of: list[int] = []
+        pools: dict[str, list[Asked]] = {name: [] for name in SHARES}
+        self._place_notes(pools["note"], rng)
+        for item in rng.sample(self.passages, min(self.shape.passages, len(self.passages))):
+            source = self._place(item["text"])
+            if source is not None:
+                pools["passage"] += [Asked(q, a, [[source]]) for q, a in item["qa"]]
+        self._place_needles(pools["needle"], rng)
+        if rng.random() < 0.4:
+            self._place_world(pools["world"], rng, capacity)
+        else:
+            self._place_generated(pools["world"], rng)
+        for item in rng.sample(self.natural, min(4 * capacity, len(self.natural))):
             if len(self.texts) == capacity:
                 break
-            if place(item["text"]):
-                items.append({**item, "source": len(self.texts) - 1})
-        # Bank order is bucket by bucket; what is left of a bucket repeats its last document's place.
+            source = self._place(item["text"])
+            if source is not None:
+                pools["item"] += [Asked(q, a, [[source]]) for q, a in item["qa"]]
+        # Bank order is bucket by bucket.
         self.position: dict[int, int] = {}
         self.buckets = []
         base = 0
-        for slot, (n, width) in zip(slots, self.shape.documents):
+        for slot, (n, width) in zip(self.slots, self.shape.documents):
             ids = torch.zeros(n, width, dtype=torch.long)
             lengths = torch.zeros(n, dtype=torch.long)
             for j, (source, tokens) in enumerate(slot):
@@ -192,23 +229,110 @@ class StepBuilder:
             self.buckets.append((ids, lengths))
             base += n
         self.n_positions = base
-        return items
+        return {name: pool for name, pool in pools.items() if pool}
+
+    def _place(self, text: str) -> int | None:
+        """The source of a document put into the smallest bucket with room; None if there is none."""
+        source = len(self.texts)
+        if source == len(self.numbers):
+            return None
+        tokens = self.t.encode(self.t.strings["document"], number=self.numbers[source], text=text)
+        for slot, (n, width) in zip(self.slots, self.shape.documents):
+            if len(tokens) <= width and len(slot) < n:
+                slot.append((source, tokens))
+                self.texts.append(text)
+                self.number_of.append(self.numbers[source])
+                return source
+        return None
+
+    def _place_notes(self, pool: list[Asked], rng: random.Random) -> None:
+        notes = NoteWriter(rng, "train")
+        for _ in range(self.shape.notes):
+            note = notes.note()
+            if note is None:
+                continue
+            source = self._place(note.text)
+            if source is None:
+                continue
+            pool += [Asked(q, a, [[source]]) for q, a in note.facts]
+            # What the note does not say is declined after a look at it.
+            if note.missing and rng.random() < 0.5:
+                pool.append(Asked(rng.choice(note.missing), UNKNOWN, [[source]]))
+
+    def _place_needles(self, pool: list[Asked], rng: random.Random) -> None:
+        """Keys with one to four values, a document each: exact copies, several numbers in one round."""
+        words = NoteWriter(rng, "train").values
+        make = {
+            "number": lambda: str(rng.randint(10**5, 10**8)),
+            "uuid": lambda: str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+            "code": lambda: words.value("code"),
+            "password": lambda: words.value("password"),
+            "name": lambda: words.value("person"),
+        }
+        for _ in range(max(2, self.shape.notes // 8)):
+            kind = rng.choice(list(make))
+            plain = lambda: f"{words.word()}-{words.word()}" if rng.random() < 0.7 else make["uuid"]()
+            key = plain()
+            count = rng.choice((1, 1, 2, 3, 4))
+            about = rng.choice(("secret", "hidden", "special", "registered", "stored"))
+            form = rng.choice((
+                "The {about} {kind} of {key} is {value}.", "{key} has the {about} {kind} {value}.",
+                "Note: a {about} {kind} for {key} is {value}.", "For {key} somebody wrote down this {about} {kind}: {value}."))
+            sources, values = [], []
+            for _ in range(count):
+                value = make[kind]()
+                source = self._place(form.format(about=about, kind=kind, key=key, value=value))
+                if source is not None:
+                    sources.append(source)
+                    values.append(value)
+            for _ in range(rng.randrange(3)):
+                self._place(form.format(about=about, kind=kind, key=plain(), value=make[kind]()))
+            if len(values) == 1:
+                ask = rng.choice(("What is the {about} {kind} of {key}?", "Which {about} {kind} does {key} have?"))
+                pool.append(Asked(ask.format(about=about, kind=kind, key=key), values[0], [sources]))
+            elif values:
+                ask = rng.choice(("What are all the {about} {kind}s of {key}?", "List every {about} {kind} of {key}.",
+                                  "Which {about} {kind}s does {key} have?"))
+                pool.append(Asked(ask.format(about=about, kind=kind, key=key), ", ".join(values), [sources], values))
+
+    def _place_world(self, pool: list[Asked], rng: random.Random, capacity: int) -> None:
+        world = World(rng, self.shape.people, False, self.names)
+        source_of: dict[int, int] = {}
+        for i, text in enumerate(world.documents):
+            if len(self.texts) < capacity * 0.92 and (source := self._place(text)) is not None:
+                source_of[i] = source
+        about: dict[str, list[int]] = {}
+        for fact in world.facts.values():
+            if fact.document in source_of:
+                about.setdefault(fact.subject, []).append(source_of[fact.document])
+        for _ in range(4 * self.shape.people):
+            x = rng.random()
+            if x < 0.1:
+                q = world.unanswerable()
+                near = next((s for subject, s in about.items() if re.search(rf"\b{re.escape(subject)}\b", q.text)), [])
+                pool.append(Asked(q.text, UNKNOWN, [rng.sample(sorted(set(near)), 1)] if near else []))
+                continue
+            q = world.single() if x < 0.5 else world.multi(2 if x < 0.83 else 3)
+            if q is not None and all(d in source_of for hop in q.hops for d in hop):
+                pool.append(Asked(q.text, q.answer, [[source_of[d] for d in hop] for hop in q.hops]))
+
+    def _place_generated(self, pool: list[Asked], rng: random.Random) -> None:
+        bank = data.make_bank(rng.getrandbits(60), "train", 0, self.shape.questions, MIX, self.records)
+        wanted = {d for q in bank.questions for step in q.steps for d in step}
+        order = sorted(range(len(bank.documents)), key=lambda d: d not in wanted)
+        source_of: dict[int, int] = {}
+        for d in order:
+            if (source := self._place(bank.documents[d])) is not None:
+                source_of[d] = source
+        for q in bank.questions:
+            if any(d not in source_of for step in q.steps for d in step):
+                continue
+            hops = [[source_of[d] for d in step] for step in q.steps if step]
+            answer = UNKNOWN if q.answer == data.NOT_IN_MEMORY else q.answer
+            listed = q.parts if q.kind == "list" and len(q.parts) == len(hops[0]) else []
+            pool.append(Asked(q.question, answer, hops, listed))
 
     # -- Samples --
-
-    def _question(self, world: World, items: list[dict], rng: random.Random) -> Question | None:
-        """A question whose documents are given by source (index of self.texts)."""
-        x = rng.random()
-        if items and x < 0.28:
-            item = rng.choice(items)
-            text, answer = rng.choice(item["qa"])
-            return Question(text, answer, [[item["source"]]])
-        if x < 0.36:
-            return world.unanswerable()
-        q = world.single() if x < 0.66 else world.multi(2 if x < 0.9 else 3)
-        if q is None or any(d not in self.world_source for hop in q.hops for d in hop):
-            return None
-        return Question(q.text, q.answer, [[self.world_source[d] for d in hop] for hop in q.hops])
 
     def _pairs(self, sources: list[int]) -> list[tuple[int, str]]:
         return [(self.number_of[s], self.texts[s]) for s in sources]
@@ -221,37 +345,42 @@ class StepBuilder:
             pool.sort(key=lambda s: -len(words.intersection(self.texts[s].split())))
         return pool[:n]
 
-    def _sample(self, world: World, items: list[dict], rng: random.Random) -> Sample | None:
-        q = self._question(world, items, rng)
-        if q is None:
-            return None
+    def _sample(self, pools: dict[str, list[Asked]], rng: random.Random) -> Sample | None:
+        q = rng.choice(pools[rng.choices(list(pools), [SHARES[name] for name in pools])[0]])
         gold = [s for hop in q.hops for s in hop]
         n_rounds = len(q.hops)
-        final = n_rounds if rng.random() < 0.5 else rng.randrange(n_rounds + 1)
+        final = n_rounds if rng.random() < 0.62 else rng.randrange(n_rounds + 1)
         if q.answer == "":
             final = 0
-        if final == n_rounds and n_rounds and rng.random() < 0.2:
+        if final == n_rounds and n_rounds and q.answer != UNKNOWN and not q.parts and rng.random() < 0.06:
             return self._route_form(q, gold, rng)
         p = self.writer.question(q.text)
-        rounds = q.hops[:final]
-        if not q.hops and rng.random() < 0.5:
+        rounds = [sorted(hop, key=self.number_of.__getitem__) for hop in q.hops[:final]]
+        if not q.hops and rng.random() < 0.6:
             rounds = [[]]  # unanswerable, seen after reading what routing brought up
+        answer = q.answer
         for j, hop in enumerate(rounds):
-            read = hop + (self._noise(gold, rng, rng.randrange(1, 3)) if not hop or rng.random() < 0.3 else [])
-            rng.shuffle(read)
+            read = hop + (self._noise(gold, rng, rng.randrange(1, 3)) if not hop or rng.random() < 0.25 else [])
+            if rng.random() < 0.5:
+                rng.shuffle(read)
+            else:
+                read.sort(key=self.number_of.__getitem__)
+            if q.parts:
+                value_of = dict(zip(q.hops[0], q.parts))
+                answer = ", ".join(value_of[s] for s in read if s in value_of)
             self.writer.numbers(p, [self.number_of[s] for s in read], label=False)
             self.writer.texts(p, self._pairs(read), newest=j == len(rounds) - 1)
         if final < n_rounds:
-            needed = sorted(q.hops[final])
-            self.writer.numbers(p, [self.number_of[s] for s in needed], label=True)
+            needed = q.hops[final]
+            self.writer.numbers(p, sorted(self.number_of[s] for s in needed), label=True)
         else:
             needed = gold
-            self.writer.answer(p, q.text, q.answer)
+            self.writer.answer(p, q.text, answer)
         positions = [self.position[s] for s in needed]
         neutral = [self.position[s] for s in gold if s not in needed]
         return Sample(p.tokens, p.role0, p.labelled, positions, neutral, rng.random() < 0.9, True)
 
-    def _route_form(self, q: Question, gold: list[int], rng: random.Random) -> Sample:
+    def _route_form(self, q: Asked, gold: list[int], rng: random.Random) -> Sample:
         """The engine's other mode: the texts are given at once, in a chat message."""
         read = gold + self._noise(gold, rng, rng.randrange(0, 3))
         rng.shuffle(read)

@@ -19,6 +19,7 @@ from torch import nn
 
 from msa.reference import MsaConfig
 
+SCORES_MAX = 1 << 31  # scores of tokens with chunks that exist at once
 MEMORY_PAD = 8  # prefix rows are padded to this many, so that attention masks stay aligned
 
 # Stacked parameter -> name inside a layer.
@@ -289,24 +290,32 @@ class MsaTrainer(nn.Module):
         q = F.normalize(q, dim=-1, eps=1e-12) if self.msa.metric == "cosine" else q * self.head_dim**-0.5
         folded = q.view(-1, self.n_kv_heads, self.group, self.head_dim).sum(2).flatten(1) / self.n_heads
         dtype = self.compute_dtype
-        scores = (folded.to(dtype) @ memory.routing_keys[r].to(dtype).T).float()  # [tokens, chunks]
-        best = torch.full((n_samples, scores.shape[1]), -1e4, device=scores.device)
-        best = best.scatter_reduce(0, owner[:, None].expand_as(scores), scores, "amax")
+        keys = memory.routing_keys[r].to(dtype).T
+        best = torch.full((n_samples, keys.shape[1]), -1e4, device=keys.device)
+        # The scores of all tokens with all chunks of a large memory would not fit.
+        step = max(1, SCORES_MAX // keys.shape[1])
+        for part, of in zip(folded.to(dtype).split(step), owner.split(step)):
+            scores = (part @ keys).float()
+            best = best.scatter_reduce(0, of[:, None].expand_as(scores), scores, "amax")
         per_document = best[:, memory.document_chunks].masked_fill(~memory.chunk_mask, -1e4)
         return per_document.amax(-1)
 
-    def select(self, scores, positive, forced, use_memory, memory: Memory):
-        """Chunk rows of the chosen documents [B, k * c_max], their mask, and the documents [B, k]."""
+    def choose(self, scores, positive, forced):
+        """The documents [B, k] that a layer attends to."""
         ranked = scores.detach() + 1e3 * (positive & forced[:, None])
-        chosen = ranked.topk(min(self.msa.top_k, scores.shape[1]), dim=1).indices
+        return ranked.topk(min(self.msa.top_k, scores.shape[1]), dim=1).indices
+
+    def rows_of(self, chosen, use_memory, memory: Memory):
+        """Chunk rows of documents [B, k * c_max], and their mask."""
         rows = memory.document_chunks[chosen].flatten(1)
         mask = memory.chunk_mask[chosen].flatten(1) & use_memory[:, None]
-        return rows, mask, chosen
+        return rows, mask
 
-    def answer(self, buckets: list[Queries], memory: Memory):
+    def answer(self, buckets: list[Queries], memory: Memory, given: list[torch.Tensor] | None = None):
         """Hidden states of all tokens [N, hidden] before the final norm (bucket after bucket), and
         per routing layer the scores [n_samples, n_documents] and the chosen documents
-        [n_samples, k]."""
+        [n_samples, k]. `given`: the chosen documents of a former call, used without routing again, as
+        for a token generated after its prompt; then there are no scores."""
         device = buckets[0].ids.device
         shapes = [q.ids.shape for q in buckets]
         sizes, counts = [b * t for b, t in shapes], [b for b, _ in shapes]
@@ -332,9 +341,13 @@ class MsaTrainer(nn.Module):
             routes = i in self.msa.routing_layers
             if routes:
                 r = self.msa.routing_layers.index(i)
-                scores = self.document_scores(r, h, q, routing, owner, sum(counts), memory)
-                rows, row_mask, chosen = self.select(scores, positive, forced, use_memory, memory)
-                all_scores.append(scores)
+                if given is None:
+                    scores = self.document_scores(r, h, q, routing, owner, sum(counts), memory)
+                    chosen = self.choose(scores, positive, forced)
+                    all_scores.append(scores)
+                else:
+                    chosen = given[r]
+                rows, row_mask = self.rows_of(chosen, use_memory, memory)
                 all_chosen.append(chosen)
                 rows, row_mask = rows.split(counts), row_mask.split(counts)
             attended = []

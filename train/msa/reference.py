@@ -9,6 +9,7 @@ Section numbers refer to the paper's stages as docs/model-folder.md names them:
   stage 1  encode_document   text -> pooled K, V and routing keys
   stage 2  route             question -> the top-k documents of one layer
   stage 3  prefill, decode   causal attention over [template prefix; selected memory; local tokens]
+  3.4      interleave        rounds of: write document numbers, read their text, prefill again
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ DEFAULT_TEMPLATES = {
     "\n\n{question}\nPlease return all documents related to the question\n",
     "tail": "<|im_end|>\n",
     "response_head": "<|im_start|>",
+    "numbers_end": "<|object_ref_end|>",
+    "appended_document": "[{number}]. {text}\n",
+    "appended_end": "<|object_ref_end|>",
+    "retrieval_end": "<End-of-Retrieve>",
+    "restart": "<|im_start|>The user's question is: {question}\n<|object_ref_end|>",
+    "answer_prefix": "The answer to the question is: ",
+    "stop": ["<|im_end|>"],
 }
 
 
@@ -122,7 +130,18 @@ class Templates:
 
     def encode(self, template: str, **values) -> list[int]:
         """Tokens of a template string with {name} replaced by values[name]."""
-        ids: list[int] = []
+        return self.encode_all(template, [values])[0]
+
+    def encode_all(self, template: str, rows: list[dict]) -> list[list[int]]:
+        """As encode for each of the rows, the text of all tokenised at once."""
+        pieces = [self._pieces(template, values) for values in rows]
+        texts = [p for row in pieces for p in row if isinstance(p, str)]
+        tokens = iter(self.plain.encode_batch(texts, add_special_tokens=False))
+        return [[i for p in row for i in (next(tokens).ids if isinstance(p, str) else (p,))] for row in pieces]
+
+    def _pieces(self, template: str, values: dict) -> list[int | str]:
+        """Special tokens of the template, and the text between them as one piece each."""
+        out: list[int | str] = []
         run = ""  # plain text since the last special token: tokenised as one piece
         for part in re.split(r"(\{number\}|\{text\}|\{question\})", template):
             if part in ("{number}", "{text}", "{question}"):
@@ -130,11 +149,11 @@ class Templates:
                 continue
             for piece in self.split_special.split(part):
                 if piece in self.special:
-                    ids += self.encode_text(run) + [self.special[piece]]
+                    out += ([run] if run else []) + [self.special[piece]]
                     run = ""
                 else:
                     run += piece
-        return ids + self.encode_text(run)
+        return out + ([run] if run else [])
 
     def encode_text(self, text: str) -> list[int]:
         return self.plain.encode(text, add_special_tokens=False).ids if text else []
@@ -175,6 +194,27 @@ class Context:
     routes: list[LayerRoute]
     hidden: list[torch.Tensor]  # of the local tokens: embeddings, then each layer
     logits: torch.Tensor  # [vocab], after the last local token
+
+
+@dataclasses.dataclass
+class Round:
+    """One round of Memory Interleave: a prefill with fresh routing and the list written after it."""
+
+    segments: list[tuple[list[int], int]]  # the prompt that was prefilled
+    selected: dict[int, list[int]]  # layer -> documents routed to, best first
+    logits: torch.Tensor  # [vocab], after the prompt
+    written: list[int]  # tokens generated in search of documents
+    numbers: list[int]  # document numbers among them, in order
+    read: list[int]  # those whose text was appended
+
+
+@dataclasses.dataclass
+class Interleaved:
+    rounds: list[Round]
+    restart: list[int]  # tokens appended after the last prompt (and `written`, if it ended retrieval)
+    restart_logits: torch.Tensor  # [vocab], where the answer starts
+    answer: list[int]  # generated tokens, without the stop token
+    text: str  # trimmed of the template's fixed words
 
 
 def pool(x: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -398,6 +438,81 @@ class MsaModel(torch.nn.Module):
             if len(out) < n_tokens:
                 self.decode(ctx, out[-1])
         return out
+
+
+    # -- Section 3.4: Memory Interleave --
+
+    def interleave(
+        self,
+        question: str,
+        bank: list[EncodedDocument],
+        texts: dict[int, str],
+        rounds_max: int = 4,
+        retrieval_tokens_max: int = 128,
+        answer_tokens_max: int = 256,
+        choose=lambda logits: int(logits.argmax()),
+    ) -> Interleaved:
+        """Rounds of "write numbers, read their text, prefill again", then the answer.
+
+        `choose` picks each generated token from its logits; greedy unless a caller dictates them.
+        """
+        t = self.templates
+        literal = lambda name: t.encode(t.strings[name], question=question)
+        stop = {t.special[s] for s in t.strings["stop"]}
+        numbers_end, retrieval_end = literal("numbers_end"), literal("retrieval_end")
+        ends_with = lambda tokens, end: tokens[-len(end) :] == end
+        segments = self.question_segments(question)
+        rounds: list[Round] = []
+        known: list[int] = []
+        while True:
+            ctx = self.prefill(segments, bank)
+            selected = {route.layer: route.selected for route in ctx.routes}
+            rounds.append(Round(list(segments), selected, ctx.logits, [], [], []))
+            if len(rounds) == rounds_max:
+                break
+            # 1. The model writes document numbers.
+            written = rounds[-1].written
+            while len(written) < retrieval_tokens_max:
+                token = choose(ctx.logits)
+                if token in stop:
+                    break
+                written.append(token)
+                self.decode(ctx, token)
+                if ends_with(written, numbers_end) or ends_with(written, retrieval_end):
+                    break
+            rounds[-1].numbers = [int(n) for n in re.findall(r"\[(\d+)\]", t.decode(written))]
+            # 2. The text of those that exist and are new is appended.
+            news: list[int] = []
+            if ends_with(written, numbers_end):
+                for number in rounds[-1].numbers:
+                    if number in texts and number not in known:
+                        rounds[-1].read.append(number)
+                        known.append(number)
+                        news += t.encode(t.strings["appended_document"], number=number, text=texts[number])
+            if not news:
+                break
+            # 3. Everything so far is prefilled again. Question and newest texts route.
+            segments = segments[:1] + [
+                (tokens, ROLE_GENERATED if role == ROLE_QUERY else role) for tokens, role in segments[1:]
+            ]
+            segments += [(written, ROLE_GENERATED), (news, ROLE_QUERY), (literal("appended_end"), ROLE_TEMPLATE)]
+        # 4. Retrieval has ended: by the model's word, which stays, or for want of new documents or
+        # rounds, as if it had said so after the prompt.
+        restart = literal("restart")
+        if rounds[-1].written != retrieval_end:
+            ctx = self.prefill(segments, bank)
+            restart = retrieval_end + restart
+        for token in restart:
+            self.decode(ctx, token)
+        restart_logits, answer = ctx.logits, []
+        while len(answer) < answer_tokens_max:
+            token = choose(ctx.logits)
+            if token in stop:
+                break
+            answer.append(token)
+            self.decode(ctx, token)
+        text = t.decode(answer).strip().removeprefix(t.strings["answer_prefix"].strip()).strip()
+        return Interleaved(rounds, restart, restart_logits, answer, text)
 
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:

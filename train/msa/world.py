@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import zlib
+from collections.abc import Sequence
 
 FIRST = (
     "Ada Adam Agnes Ahmed Aiko Alan Alice Amara Amir Ana Andre Anika Anton Aria Arjun Astrid Bela "
@@ -264,13 +265,16 @@ class Question:
 class World:
     """Documents (texts, in the order they were remembered) and facts to ask about."""
 
-    def __init__(self, rng: random.Random, n_people: int, evaluation: bool):
-        self.rng, self.evaluation = rng, evaluation
+    def __init__(self, rng: random.Random, n_people: int, evaluation: bool,
+                 names: tuple[Sequence[str], Sequence[str]] | None = None):
+        """`names`: more given and family names to draw from, for training."""
+        self.rng, self.evaluation, self._family = rng, evaluation, names[1] if names else ()
         self.documents: list[str] = []
         self.facts: dict[tuple[str, str], Fact] = {}
         self._used: set[str] = set()
         # Few first and last names per world, so that many people share one of them.
-        firsts = rng.sample(FIRST, min(len(FIRST), 12 + n_people // 4))
+        given = names[0] if names and rng.random() < 0.6 else FIRST
+        firsts = rng.sample(given, min(len(given), 12 + n_people // 4))
         lasts = [self._last() for _ in range(8 + n_people // 4)]
         self.entities = {
             "person": self._names(n_people, lambda: f"{rng.choice(firsts)} {rng.choice(lasts)}"),
@@ -286,6 +290,8 @@ class World:
         self._write_documents()
 
     def _last(self) -> str:
+        if self._family and self.rng.random() < 0.6:
+            return self.rng.choice(self._family)
         return self.rng.choice(LAST_START) + self.rng.choice(LAST_END)
 
     def _names(self, n: int, draw) -> list[str]:
