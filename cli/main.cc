@@ -79,6 +79,8 @@ int Run(int argc, char** argv) {
   AddQueryVerbs(app, &chosen);
   AddCollectionVerbs(app, &chosen);
   AddTransferVerbs(app, &chosen);
+  AddServeVerbs(app, &chosen);
+  AddMcpVerb(app, &chosen);
 
   try {
     app.parse(argc, argv);

@@ -1,4 +1,4 @@
-// Between the public types and what people type and read: JSON, times and durations.
+// Between the public types and what people type and read: times, durations and (server/json_forms.h) JSON.
 #ifndef MSADB_CLI_VALUES_H_
 #define MSADB_CLI_VALUES_H_
 
@@ -8,6 +8,7 @@
 
 #include "cli/printer.h"
 #include "msadb/msadb.h"
+#include "server/json_forms.h"
 
 namespace msadb::cli {
 
@@ -17,13 +18,6 @@ Result<TimePoint> ParseExpiry(std::string_view text, TimePoint now);
 // "250ms", "90s", "15m", "12h", "30d", "2w"; a bare number is seconds. At most 100 years.
 Result<std::chrono::milliseconds> ParseDuration(std::string_view text);
 TimePoint Now();
-
-Json ToJson(const Metadata& metadata);
-Json ToJson(const Document& document, bool with_text);
-Json ToJson(const SearchHit& hit);
-Json ToJson(const Answer& answer, bool with_trace);
-Json ToJson(const CollectionStats& stats);
-Json ToJson(const DatabaseStats& stats);
 
 }  // namespace msadb::cli
 

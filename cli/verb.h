@@ -65,6 +65,8 @@ void AddDocumentVerbs(CLI::App& app, Chosen* chosen);  // get delete list
 void AddQueryVerbs(CLI::App& app, Chosen* chosen);     // search ask
 void AddTransferVerbs(CLI::App& app, Chosen* chosen);  // export import
 void AddIngestVerb(CLI::App& app, Chosen* chosen);
+void AddServeVerbs(CLI::App& app, Chosen* chosen);     // serve tokens
+void AddMcpVerb(CLI::App& app, Chosen* chosen);
 
 }  // namespace msadb::cli
 

@@ -1,8 +1,8 @@
 // Ask: the model answers over a MemoryBank of the view; its numbers become citations.
 #include <utility>
 
-#include "db/validate.h"
 #include "db/view_reader.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -43,8 +43,8 @@ AnswerTrace::Round ToTrace(model::RoundTrace&& round) {
 }  // namespace
 
 Result<Answer> ViewReader::Ask(std::string_view question, const AskOptions& options) const {
-  MSADB_RETURN_IF_ERROR(ValidateQuestion(question, engine_.options.limits));
-  MSADB_RETURN_IF_ERROR(ValidateAsk(options));
+  MSADB_RETURN_IF_ERROR(values::ValidateQuestion(question, engine_.options.limits));
+  MSADB_RETURN_IF_ERROR(values::ValidateAsk(options));
   MSADB_ASSIGN_OR_RETURN(const auto bank,
                          ViewBank::Create(engine_, collection_, view_, options.where, Now()));
   MSADB_ASSIGN_OR_RETURN(model::AnswerResult result,

@@ -1,10 +1,13 @@
 // InsertMany: many documents, encoded together in batches of about encode_batch_tokens, each batch
-// one commit.
+// one commit. A thread writes one batch while the model encodes the next, and never falls further
+// behind: two batches at most are in memory.
 #ifndef MSADB_DB_BULK_INSERT_H_
 #define MSADB_DB_BULK_INSERT_H_
 
+#include <memory>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <unordered_set>
 #include <vector>
 
@@ -25,13 +28,27 @@ class BulkInsert {
   Result<size_t> Run();
 
  private:
+  // A batch on its way to storage.
+  struct Writing {
+    std::vector<PendingDocument> documents;
+    CommitRequest request;
+    std::unordered_set<std::string_view> keys;
+    size_t done = 0;  // of the caller's documents, skipped ones included
+    uint64_t tokens = 0;
+    Status status;
+    CommitOutcome outcome;
+    std::jthread thread;  // last: it ends before what it uses goes
+  };
+
   Status Validate() const;
   Status RunBatches();
   // Takes documents_[next_] into the batch, or skips it when its key is present.
   Status Take();
   bool BatchFull() const;
-  // Encodes and commits the batch, then reports progress.
+  // Encodes the batch, ends the commit before it and starts its own.
   Status Flush();
+  // Waits for the commit under way, if any, and reports progress.
+  Status FinishCommit();
 
   Engine& engine_;
   CollectionState& state_;
@@ -45,6 +62,7 @@ class BulkInsert {
   size_t batch_bytes_ = 0;
   size_t batch_skipped_ = 0;
 
+  std::unique_ptr<Writing> writing_;
   size_t inserted_ = 0;
   InsertProgress progress_;
 };

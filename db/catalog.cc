@@ -4,14 +4,15 @@
 #include <limits>
 #include <utility>
 
-#include "db/validate.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
 
 // Estimates: a map node and a variant per entry, the control block of a shared_ptr.
 size_t InfoBytes(const DocumentInfo& info) {
-  return sizeof(DocumentInfo) + 48 + info.metadata.size() * 136 + MetadataBytes(info.metadata);
+  return sizeof(DocumentInfo) + 48 + info.metadata.size() * 136 +
+         values::MetadataBytes(info.metadata);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include "db/guard.h"
 #include "db/snapshot.h"
 #include "db/transaction.h"
-#include "db/validate.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 
@@ -74,8 +74,8 @@ Result<Answer> CollectionImpl::Ask(std::string_view question, const AskOptions& 
 
 Result<DocumentId> CollectionImpl::Put(const NewDocument& document, PutMode mode) {
   MSADB_RETURN_IF_ERROR(CheckWritable(engine()));
-  MSADB_RETURN_IF_ERROR(ValidateDocument(document, engine().options.limits));
-  MSADB_RETURN_IF_ERROR(ValidateExpiry(document, Now()));
+  MSADB_RETURN_IF_ERROR(values::ValidateDocument(document, engine().options.limits));
+  MSADB_RETURN_IF_ERROR(values::ValidateExpiry(document, Now()));
   if (document.key && mode == PutMode::kInsert) {
     // Before the expensive encoding; the commit checks again.
     MSADB_ASSIGN_OR_RETURN(const ViewReader reader, Reader());
@@ -125,7 +125,7 @@ Status CollectionImpl::Delete(DocumentId id) {
 
 Status CollectionImpl::DeleteByKey(std::string_view key) {
   return Guard([&]() -> Status {
-    MSADB_RETURN_IF_ERROR(ValidateKey(key, engine().options.limits));
+    MSADB_RETURN_IF_ERROR(values::ValidateKey(key, engine().options.limits));
     CommitRequest request;
     request.deleted_keys.emplace_back(key);
     return state_->Commit(request).status();

@@ -131,6 +131,7 @@ bool CollectionState::index_loaded() const {
 }
 
 void CollectionState::TidyIndex() {
+  if (!untidy_.exchange(false)) return;
   // A failure leaves dead keys in memory until the next delete or Compact: nothing is wrong.
   (void)RewriteIndex([](index::RoutingIndex& index) { return index.CompactIfNeeded(); });
 }

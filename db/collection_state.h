@@ -11,6 +11,7 @@
 #ifndef MSADB_DB_COLLECTION_STATE_H_
 #define MSADB_DB_COLLECTION_STATE_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -77,6 +78,9 @@ class CollectionState final : public IndexBudget::Holder {
   Status Drop();
   // Forgets every key of deleted documents in the index.
   Status CompactIndex();
+  // After deletes: rewrites index segments that are mostly dead. Takes seconds when there are
+  // millions of them, so the upkeep thread calls it; reads and commits go on meanwhile.
+  void TidyIndex();
 
   // False while the index is not in memory.
   bool index_loaded() const;
@@ -92,14 +96,13 @@ class CollectionState final : public IndexBudget::Holder {
   Result<View> ViewLocked();  // needs publish_mutex_
   Status Load();              // needs commit_mutex_
   void DropIndex();           // needs commit_mutex_
-  // After deletes: rewrites index segments that are mostly dead.
-  void TidyIndex();
   Status RewriteIndex(const std::function<Status(index::RoutingIndex& index)>& rewrite);
 
   Engine* const engine_;
   const storage::CollectionId id_;
   const std::string name_;
 
+  std::atomic<bool> untidy_ = false;  // documents were deleted since the last TidyIndex
   std::mutex commit_mutex_;
   std::shared_ptr<index::RoutingIndex> index_;  // commit_mutex_; null: not loaded
 

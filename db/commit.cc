@@ -273,7 +273,10 @@ Result<CommitOutcome> CollectionState::Commit(const CommitRequest& request) {
     std::lock_guard commit(commit_mutex_);
     return Committer(this, request).Run();
   }();
-  if (outcome.ok() && outcome->deleted > 0) TidyIndex();
+  if (outcome.ok() && outcome->deleted > 0) {
+    untidy_ = true;
+    if (engine_->options.expiry_interval.count() <= 0) TidyIndex();  // no upkeep thread
+  }
   return outcome;
 }
 

@@ -5,7 +5,7 @@
 
 #include "db/collection.h"
 #include "db/guard.h"
-#include "db/validate.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 
@@ -33,7 +33,7 @@ std::shared_ptr<CollectionState> DatabaseImpl::StateOf(storage::CollectionId id,
 }
 
 Result<std::shared_ptr<CollectionState>> DatabaseImpl::FindState(std::string_view name) {
-  MSADB_RETURN_IF_ERROR(ValidateCollectionName(name));
+  MSADB_RETURN_IF_ERROR(values::ValidateCollectionName(name));
   auto info = engine_.store->FindCollection(name);
   if (info.status().code() == StatusCode::kNotFound) {
     return Status::NotFound("no collection '" + std::string(name) +
@@ -57,7 +57,7 @@ std::vector<std::shared_ptr<CollectionState>> DatabaseImpl::OpenStates() {
 
 Result<std::shared_ptr<Collection>> DatabaseImpl::CreateCollection(std::string_view name) {
   return Guard([&]() -> Result<std::shared_ptr<Collection>> {
-    MSADB_RETURN_IF_ERROR(ValidateCollectionName(name));
+    MSADB_RETURN_IF_ERROR(values::ValidateCollectionName(name));
     MSADB_RETURN_IF_ERROR(CheckWritable(engine_));
     MSADB_ASSIGN_OR_RETURN(const storage::CollectionId id, engine_.store->CreateCollection(name));
     return Handle(StateOf(id, std::string(name)));

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "db/splitter.h"
-#include "db/validate.h"
 #include "kernels/dtype.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -94,7 +94,7 @@ storage::PartRecord MakeRecord(const NewDocument& document, DocumentId id, size_
 }  // namespace
 
 size_t PendingDocument::bytes() const {
-  size_t bytes = MetadataBytes(first().metadata) + first().source.size() +
+  size_t bytes = values::MetadataBytes(first().metadata) + first().source.size() +
                  (first().key ? first().key->size() : 0);
   for (const PendingPart& part : parts) {
     bytes += part.record.text.size() + (part.routing.size() + part.blocks.size()) * 2;
@@ -136,7 +136,7 @@ Result<PlannedDocument> PlanDocument(const Engine& engine, const NewDocument& do
   planned.tokens = tokens + planned.parts.size() * around;
   const size_t chunks = planned.tokens / model.chunk_tokens() + planned.parts.size();
   planned.bytes =
-      document.text.size() + MetadataBytes(document.metadata) + chunks * ChunkBytes(model);
+      document.text.size() + values::MetadataBytes(document.metadata) + chunks * ChunkBytes(model);
   return planned;
 }
 

@@ -5,7 +5,6 @@
 
 #include <exception>
 #include <new>
-#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -23,7 +22,7 @@ std::invoke_result_t<Fn> Guard(Fn&& fn) {
         "out of memory; lower Options::index_bytes_max or block_cache_bytes, or use smaller "
         "batches");
   } catch (const std::exception& e) {
-    return Status::Internal(std::string("unexpected exception: ") + e.what());
+    return Status::Internal(e.what()).WithContext("unexpected exception");
   } catch (...) {
     return Status::Internal("unexpected exception of an unknown type");
   }

@@ -1,6 +1,7 @@
 #include "db/loader.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "db/encoder.h"
 #include "db/guard.h"
+#include "kernels/cuda_backend.h"
 #include "kernels/dtype.h"
 
 namespace msadb::db {
@@ -105,40 +107,43 @@ size_t ThreadsFor(const Engine& engine, uint64_t parts) {
   return std::clamp<size_t>(parts / kPartsPerThread, 1, threads);
 }
 
-}  // namespace
-
-size_t EstimateIndexBytes(const Engine& engine, const storage::CollectionStats& stats) {
-  const model::Model& model = engine.model();
-  return stats.chunks * model.routing_layer_count() * model.kv_dim() * sizeof(float) +
-         stats.parts * 64 + stats.documents * sizeof(DocumentInfo);
+// The GPU that Options::device names for routing keys, if any. "auto": the first one, when there is
+// one that can hold an index of this model.
+std::vector<int> IndexDevices(const Engine& engine) {
+  const std::string& device = engine.options.device;
+  if (device.starts_with("cuda:")) return {std::atoi(device.c_str() + 5)};
+  if (device != "auto" || kernels::CudaDeviceCount() == 0) return {};
+  index::IndexConfig probe;
+  probe.n_layers = 1;
+  probe.dim = engine.model().kv_dim();
+  probe.devices = {0};
+  return index::RoutingIndex::Create(probe).ok() ? probe.devices : std::vector<int>{};
 }
 
-size_t EstimateIndexBytes(const Engine& engine, uint32_t n_chunks) {
-  storage::CollectionStats one;
-  one.documents = one.parts = 1;
-  one.chunks = n_chunks;
-  return EstimateIndexBytes(engine, one);
-}
+// Every segment costs a few launches a search and, in GPU memory, at least 2 MiB a layer; a large
+// one costs no more than its rows.
+constexpr size_t kGpuSegmentRowsMin = size_t{1} << 16;
+constexpr size_t kGpuSegmentRowsMax = size_t{1} << 22;
 
-std::vector<float> ExpandRouting(std::span<const uint16_t> routing) {
-  std::vector<float> keys(routing.size());
-  kernels::ConvertF16ToF32(routing.data(), keys.data(), keys.size());
-  return keys;
-}
-
-Result<std::shared_ptr<index::RoutingIndex>> CreateIndex(const Engine& engine) {
+Result<std::shared_ptr<index::RoutingIndex>> CreateIndexOn(const Engine& engine,
+                                                           std::vector<int> devices) {
   index::IndexConfig config;
   config.n_layers = static_cast<int>(engine.model().routing_layer_count());
   config.dim = engine.model().kv_dim();
+  config.devices = std::move(devices);
+  if (!config.devices.empty()) {
+    config.segment_rows_min = kGpuSegmentRowsMin;
+    config.segment_rows_max = kGpuSegmentRowsMax;
+  }
   MSADB_ASSIGN_OR_RETURN(std::unique_ptr<index::RoutingIndex> index,
                          index::RoutingIndex::Create(config));
   return std::shared_ptr<index::RoutingIndex>(std::move(index));
 }
 
-Result<LoadedIndex> LoadIndex(const Engine& engine, const storage::CollectionInfo& collection,
-                              const storage::Snapshot& snapshot) {
+Result<LoadedIndex> LoadIndexOn(const Engine& engine, const storage::CollectionInfo& collection,
+                                const storage::Snapshot& snapshot, std::vector<int> devices) {
   LoadedIndex loaded;
-  MSADB_ASSIGN_OR_RETURN(loaded.index, CreateIndex(engine));
+  MSADB_ASSIGN_OR_RETURN(loaded.index, CreateIndexOn(engine, std::move(devices)));
   const size_t n_threads = ThreadsFor(engine, collection.stats.parts);
   const storage::Number end = std::max<storage::Number>(collection.next_number, 2);
   std::vector<Status> results(n_threads);
@@ -169,6 +174,44 @@ Result<LoadedIndex> LoadIndex(const Engine& engine, const storage::CollectionInf
                               " routing keys; run Verify to see which documents are damaged");
   }
   return loaded;
+}
+
+}  // namespace
+
+size_t EstimateIndexBytes(const Engine& engine, const storage::CollectionStats& stats) {
+  const model::Model& model = engine.model();
+  const size_t value_bytes = IndexDevices(engine).empty() ? sizeof(float) : sizeof(uint16_t);
+  return stats.chunks * model.routing_layer_count() * model.kv_dim() * value_bytes +
+         stats.parts * 64 + stats.documents * sizeof(DocumentInfo);
+}
+
+size_t EstimateIndexBytes(const Engine& engine, uint32_t n_chunks) {
+  storage::CollectionStats one;
+  one.documents = one.parts = 1;
+  one.chunks = n_chunks;
+  return EstimateIndexBytes(engine, one);
+}
+
+std::vector<float> ExpandRouting(std::span<const uint16_t> routing) {
+  std::vector<float> keys(routing.size());
+  kernels::ConvertF16ToF32(routing.data(), keys.data(), keys.size());
+  return keys;
+}
+
+Result<std::shared_ptr<index::RoutingIndex>> CreateIndex(const Engine& engine) {
+  return CreateIndexOn(engine, IndexDevices(engine));
+}
+
+Result<LoadedIndex> LoadIndex(const Engine& engine, const storage::CollectionInfo& collection,
+                              const storage::Snapshot& snapshot) {
+  std::vector<int> devices = IndexDevices(engine);
+  const bool may_leave_gpu = !devices.empty() && engine.options.device == "auto";
+  auto loaded = LoadIndexOn(engine, collection, snapshot, std::move(devices));
+  if (loaded.ok() || !may_leave_gpu) return loaded;
+  // Too large for the GPU, or the GPU is gone: "auto" goes on with host memory.
+  const StatusCode code = loaded.status().code();
+  if (code != StatusCode::kResourceExhausted && code != StatusCode::kUnavailable) return loaded;
+  return LoadIndexOn(engine, collection, snapshot, {});
 }
 
 }  // namespace msadb::db

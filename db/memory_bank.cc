@@ -1,12 +1,12 @@
 #include "db/memory_bank.h"
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 
 #include "db/encoder.h"
 #include "db/guard.h"
-#include "kernels/dtype.h"
 
 namespace msadb::db {
 
@@ -61,31 +61,24 @@ Result<std::vector<model::RoutedDocument>> ViewBank::Route(int r, const model::R
 Status ViewBank::Fetch(int r, std::span<const model::DocumentNumber> documents,
                        model::ContentBlocks* out) {
   return Guard([&]() -> Status {
-    const size_t dim = engine_.model().kv_dim();
-    out->n_rows = 0;
-    std::vector<storage::BlockHandle> handles;
-    handles.reserve(documents.size());
+    out->Clear();
+    auto handles = std::make_shared<std::vector<storage::BlockHandle>>();
+    handles->reserve(documents.size());
     for (const model::DocumentNumber number : documents) {
       MSADB_RETURN_IF_ERROR(CheckHas(number));
       MSADB_ASSIGN_OR_RETURN(storage::BlockHandle handle,
                              engine_.cache->Get(collection_, number, view_.storage.get()));
-      out->n_rows += handle.n_chunks();
-      handles.push_back(std::move(handle));
-    }
-    out->keys.resize(out->n_rows * dim);
-    out->values.resize(out->n_rows * dim);
-    size_t row = 0;
-    for (const storage::BlockHandle& handle : handles) {
-      for (uint32_t chunk = 0; chunk < handle.n_chunks(); ++chunk, ++row) {
-        // Slots are aligned to their element type (storage/block_cache.h).
-        kernels::ConvertBf16ToF32(
-            reinterpret_cast<const uint16_t*>(handle.key(chunk, static_cast<uint32_t>(r))),
-            out->keys.data() + row * dim, dim);
-        kernels::ConvertBf16ToF32(
-            reinterpret_cast<const uint16_t*>(handle.value(chunk, static_cast<uint32_t>(r))),
-            out->values.data() + row * dim, dim);
+      // Slots are aligned to their element type (storage/block_cache.h).
+      for (uint32_t chunk = 0; chunk < handle.n_chunks(); ++chunk) {
+        out->key_rows.push_back(
+            reinterpret_cast<const uint16_t*>(handle.key(chunk, static_cast<uint32_t>(r))));
+        out->value_rows.push_back(
+            reinterpret_cast<const uint16_t*>(handle.value(chunk, static_cast<uint32_t>(r))));
       }
+      out->n_rows += handle.n_chunks();
+      handles->push_back(std::move(handle));
     }
+    out->keep = std::move(handles);
     return Status::Ok();
   });
 }

@@ -7,7 +7,8 @@
 #include "db/database_impl.h"
 #include "db/encoder.h"
 #include "db/guard.h"
-#include "db/validate.h"
+#include "kernels/cuda_backend.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -136,6 +137,14 @@ Result<std::unique_ptr<storage::BlockCache>> MakeBlockCache(const Options& optio
   cache_options.bytes = options.block_cache_bytes;
   cache_options.shape = {kBlocksType, static_cast<uint32_t>(model.routing_layer_count()), 1,
                          static_cast<uint32_t>(model.kv_dim())};
+  if (model.wants_pinned_content()) {
+    // Page-locked memory can be refused where plain memory is not: then reads take the longer way.
+    cache_options.allocator.allocate = [](size_t bytes) { return kernels::AllocatePinned(bytes); };
+    cache_options.allocator.deallocate = [](void* memory, size_t) { kernels::FreePinned(memory); };
+    auto pinned = storage::BlockCache::Create(store, cache_options);
+    if (pinned.ok() || pinned.status().code() != StatusCode::kResourceExhausted) return pinned;
+    cache_options.allocator = {};
+  }
   return storage::BlockCache::Create(std::move(store), cache_options);
 }
 
@@ -146,7 +155,7 @@ namespace msadb {
 Result<std::shared_ptr<Database>> Database::Open(const std::string& folder,
                                                  const Options& options) {
   return db::Guard([&]() -> Result<std::shared_ptr<Database>> {
-    MSADB_RETURN_IF_ERROR(db::ValidateOptions(options));
+    MSADB_RETURN_IF_ERROR(values::ValidateOptions(options));
     if (folder.empty()) return Status::InvalidArgument("the folder's name is empty; name one");
     db::ResolvedModel resolved;
     MSADB_ASSIGN_OR_RETURN(std::shared_ptr<storage::Store> store,

@@ -14,9 +14,10 @@
 #include "db/engine.h"
 #include "db/guard.h"
 #include "db/open.h"
-#include "db/validate.h"
 #include "db/view_reader.h"
 #include "msadb/database.h"
+#include "storage/folder.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -43,6 +44,21 @@ Status RemoveFolder(const fs::path& folder) {
   fs::remove_all(folder, error);
   if (error) return Status::IOError("removing '" + folder.string() + "': " + error.message());
   return Status::Ok();
+}
+
+// Removes what an interrupted run left beside the database: a copy at any stage of its growth, or of
+// its removal. Anything else stays and is an error.
+Status ClearLeftovers(const fs::path& beside) {
+  MSADB_ASSIGN_OR_RETURN(const storage::FolderState state,
+                         storage::InspectFolder(beside.string()));
+  if (state == storage::FolderState::kMissing) return Status::Ok();
+  if (state == storage::FolderState::kForeign) {
+    return Status::AlreadyExists("'" + beside.string() +
+                                 "' is in the way and is no database; move it elsewhere");
+  }
+  // Nobody has it open while it goes.
+  MSADB_ASSIGN_OR_RETURN(const auto lock, storage::FolderLock::Acquire(beside.string()));
+  return RemoveFolder(beside);
 }
 
 // Swaps two folders of one file system in one step.
@@ -190,7 +206,7 @@ Status Build(const std::shared_ptr<storage::Store>& old_store, const fs::path& b
 
 Status ReencodeFolder(const std::string& folder, const Options& options,
                       const std::function<bool(const InsertProgress&)>& progress) {
-  MSADB_RETURN_IF_ERROR(ValidateOptions(options));
+  MSADB_RETURN_IF_ERROR(values::ValidateOptions(options));
   if (!HoldsDatabase(folder)) {
     return Status::NotFound("no msadb database in '" + folder + "'");
   }
@@ -206,13 +222,7 @@ Status ReencodeFolder(const std::string& folder, const Options& options,
   old_options.read_only = true;
   MSADB_ASSIGN_OR_RETURN(std::shared_ptr<storage::Store> old_store,
                          storage::Store::Open(target.string(), old_options));
-  // What an interrupted run left.
-  if (HoldsDatabase(beside.string()) || fs::exists(beside / "rocksdb", error)) {
-    MSADB_RETURN_IF_ERROR(RemoveFolder(beside));
-  } else if (fs::exists(beside, error)) {
-    return Status::AlreadyExists("'" + beside.string() +
-                                 "' is in the way and is no database; move it elsewhere");
-  }
+  MSADB_RETURN_IF_ERROR(ClearLeftovers(beside));
   Options new_options = options;
   new_options.read_only = false;
   new_options.error_if_exists = false;

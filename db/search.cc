@@ -3,8 +3,8 @@
 #include <unordered_set>
 #include <utility>
 
-#include "db/validate.h"
 #include "db/view_reader.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -32,8 +32,8 @@ std::vector<RankedPart> BestParts(const ViewBank& bank,
 
 Result<std::vector<SearchHit>> ViewReader::Search(std::string_view query,
                                                   const SearchOptions& options) const {
-  MSADB_RETURN_IF_ERROR(ValidateQuestion(query, engine_.options.limits));
-  MSADB_RETURN_IF_ERROR(ValidateSearch(options));
+  MSADB_RETURN_IF_ERROR(values::ValidateQuestion(query, engine_.options.limits));
+  MSADB_RETURN_IF_ERROR(values::ValidateSearch(options));
   MSADB_ASSIGN_OR_RETURN(const auto bank,
                          ViewBank::Create(engine_, collection_, view_, options.where, Now()));
   std::vector<RankedPart> ranked;

@@ -4,7 +4,7 @@
 
 #include "db/collection.h"
 #include "db/guard.h"
-#include "db/validate.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -83,8 +83,8 @@ void TransactionImpl::Remove(DocumentId id, const std::optional<std::string>& ke
 
 Result<DocumentId> TransactionImpl::Put(const NewDocument& document, bool replace) {
   MSADB_RETURN_IF_ERROR(CountOperation());
-  MSADB_RETURN_IF_ERROR(ValidateDocument(document, engine_.options.limits));
-  MSADB_RETURN_IF_ERROR(ValidateExpiry(document, Now()));
+  MSADB_RETURN_IF_ERROR(values::ValidateDocument(document, engine_.options.limits));
+  MSADB_RETURN_IF_ERROR(values::ValidateExpiry(document, Now()));
   std::optional<DocumentId> owner;
   if (document.key) {
     auto found = FindKey(*document.key);
@@ -141,7 +141,7 @@ Status TransactionImpl::Delete(DocumentId id) {
 Status TransactionImpl::DeleteByKey(std::string_view key) {
   return Guard([&]() -> Status {
     MSADB_RETURN_IF_ERROR(CountOperation());
-    MSADB_RETURN_IF_ERROR(ValidateKey(key, engine_.options.limits));
+    MSADB_RETURN_IF_ERROR(values::ValidateKey(key, engine_.options.limits));
     MSADB_ASSIGN_OR_RETURN(const DocumentId id, FindKey(key));
     Remove(id, std::string(key));
     return Status::Ok();
@@ -163,7 +163,7 @@ Result<Document> TransactionImpl::Get(DocumentId id) {
 Result<Document> TransactionImpl::GetByKey(std::string_view key) {
   return Guard([&]() -> Result<Document> {
     MSADB_RETURN_IF_ERROR(CheckUsable());
-    MSADB_RETURN_IF_ERROR(ValidateKey(key, engine_.options.limits));
+    MSADB_RETURN_IF_ERROR(values::ValidateKey(key, engine_.options.limits));
     MSADB_ASSIGN_OR_RETURN(const DocumentId id, FindKey(key));
     return Get(id);
   });

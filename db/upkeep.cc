@@ -1,5 +1,5 @@
-// What happens to documents after their time: the background thread that deletes expired ones, and
-// Compact, which removes every trace of deleted ones.
+// What happens to documents after their time: the background thread that deletes expired ones and
+// takes the keys of deleted ones out of the index, and Compact, which removes every trace of them.
 #include <chrono>
 #include <map>
 #include <thread>
@@ -49,7 +49,11 @@ void DatabaseImpl::RunUpkeep(std::stop_token stop) {
     upkeep_wake_.wait_for(lock, stop, engine_.options.expiry_interval, [] { return false; });
     if (stop.stop_requested()) return;
     // A failure is met again, and reported, by the next call that writes.
-    (void)Guard([&] { return DeleteExpired(); });
+    (void)Guard([&] {
+      const Status status = DeleteExpired();
+      for (const auto& state : OpenStates()) state->TidyIndex();
+      return status;
+    });
   }
 }
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "db/encoder.h"
-#include "db/validate.h"
+#include "values/validate.h"
 
 namespace msadb::db {
 namespace {
@@ -104,7 +104,7 @@ Result<Document> ViewReader::Get(DocumentId id) const {
 }
 
 Result<DocumentId> ViewReader::FindKey(std::string_view key) const {
-  MSADB_RETURN_IF_ERROR(ValidateKey(key, engine_.options.limits));
+  MSADB_RETURN_IF_ERROR(values::ValidateKey(key, engine_.options.limits));
   const auto none = [&] {
     return Status::NotFound("no document with key '" + std::string(key) + "' in collection '" +
                             name_ + "'");
@@ -125,7 +125,7 @@ Result<Document> ViewReader::GetByKey(std::string_view key) const {
 }
 
 Result<DocumentPage> ViewReader::List(const ListOptions& options) const {
-  MSADB_RETURN_IF_ERROR(ValidateList(options));
+  MSADB_RETURN_IF_ERROR(values::ValidateList(options));
   if (options.start_after == kLastNumber) return DocumentPage();
   PageBuilder page(options, Now());
   MSADB_RETURN_IF_ERROR(engine_.store->ScanParts(

@@ -34,6 +34,13 @@ std::shared_ptr<Bits> CopyDead(const SegmentView& view) {
   return bits;
 }
 
+bool FitsFloat16(const float* values, size_t n) {
+  float largest = 0;
+#pragma omp simd reduction(max : largest)
+  for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(values[i]));
+  return largest < 65520.0f;  // from here on rounding gives infinity
+}
+
 // Segments worth rewriting, as indices.
 std::vector<uint32_t> PickForCompaction(const Version& version, bool everything) {
   const double fraction = version.config.compact_dead_fraction;
@@ -91,14 +98,18 @@ void Core::Publish(std::shared_ptr<const Version> next) noexcept {
   // The old version, maybe the last owner of its segments, is freed outside the lock.
 }
 
-std::shared_ptr<Segment> Core::NewSegment(size_t capacity_rows) const {
-  return std::make_shared<Segment>(config_.n_layers, config_.dim,
+std::shared_ptr<Segment> Core::NewSegment(size_t capacity_rows,
+                                          const std::vector<SegmentView>& segments) const {
+  std::vector<size_t> rows(std::max<size_t>(1, config_.devices.size()));
+  for (const SegmentView& view : segments) rows[view.segment->shard()] += view.n_rows;
+  const auto least = std::min_element(rows.begin(), rows.end()) - rows.begin();
+  return std::make_shared<Segment>(config_, static_cast<uint32_t>(least),
                                    static_cast<uint32_t>(capacity_rows), reserved_);
 }
 
 Status Core::Check(const Version& version, std::span<const DocumentKeys> inserts,
                    std::span<const DocumentNumber> deletes) const {
-  const size_t row_bytes = Segment::RowBytes(config_.n_layers, config_.dim);
+  const size_t row_bytes = Segment::RowBytes(config_);
   size_t bytes = version.BytesUsed();
   std::vector<DocumentNumber> numbers;
   numbers.reserve(inserts.size() + deletes.size());
@@ -150,6 +161,9 @@ Result<std::shared_ptr<const Version>> Core::MakeNext(std::span<const DocumentKe
     Bury(&view, bits.get(), at->ordinal);
   }
 
+  const bool on_devices = !config_.devices.empty();
+  // With several GPUs a segment is as large as a share of what is there, so that all fill alike.
+  const size_t shares = config_.devices.size() > 1 ? 2 * config_.devices.size() : 1;
   size_t rows_left = 0;
   for (const DocumentKeys& document : inserts) {
     rows_left += document.n_chunks;
@@ -162,7 +176,16 @@ Result<std::shared_ptr<const Version>> Core::MakeNext(std::span<const DocumentKe
                                        " in routing layer " + std::to_string(r) +
                                        " are not finite or far too large: encode it again");
       }
-      next->key_norm_max[r] = std::max(next->key_norm_max[r], norm);
+      if (on_devices && !FitsFloat16(document.keys + r * layer_floats, layer_floats)) {
+        return Status::InvalidArgument("the routing keys of " + Named(document.number) +
+                                       " in routing layer " + std::to_string(r) +
+                                       " are too large for float16, which GPUs keep");
+      }
+      // Rounding to float16 makes a row longer by at most this.
+      const float rounded =
+          on_devices ? norm * (1 + 0x1p-10f) + std::sqrt(static_cast<float>(config_.dim)) * 0x1p-24f
+                     : norm;
+      next->key_norm_max[r] = std::max(next->key_norm_max[r], rounded);
     }
   }
 
@@ -178,10 +201,11 @@ Result<std::shared_ptr<const Version>> Core::MakeNext(std::span<const DocumentKe
                       document.n_chunks <= next->segments.back().segment->capacity_rows() -
                                                next->segments.back().n_rows;
     if (!fits) {
-      const size_t capacity = std::clamp(std::max(rows_total, rows_left), config_.segment_rows_min,
-                                         config_.segment_rows_max);
+      if (!next->segments.empty()) next->segments.back().segment->Finish();
+      const size_t capacity = std::clamp(std::max(rows_total, rows_left) / shares,
+                                         config_.segment_rows_min, config_.segment_rows_max);
       SegmentView view;
-      view.segment = NewSegment(std::max<size_t>(capacity, document.n_chunks));
+      view.segment = NewSegment(std::max<size_t>(capacity, document.n_chunks), next->segments);
       next->segments.push_back(std::move(view));
       next->last_is_sealed = false;
     }
@@ -194,6 +218,7 @@ Result<std::shared_ptr<const Version>> Core::MakeNext(std::span<const DocumentKe
     rows_total += document.n_chunks;
     rows_left -= document.n_chunks;
   }
+  if (!inserts.empty()) next->segments.back().segment->Finish();
   next->Count();
   return std::shared_ptr<const Version>(std::move(next));
 }
@@ -232,25 +257,26 @@ void Core::Compact(bool everything) {
            start->segments[b.segment].number(b.ordinal);
   });
   std::vector<SegmentView> rewritten;
-  std::vector<const float*> layer_keys(config_.n_layers);
+  const size_t share = rows_left / std::max<size_t>(1, config_.devices.size()) + 1;
   for (const Location& source : sources) {
     const SegmentView& from = start->segments[source.segment];
     const uint32_t n_chunks = from.n_chunks(source.ordinal);
     if (rewritten.empty() ||
         n_chunks > rewritten.back().segment->capacity_rows() - rewritten.back().n_rows) {
-      const size_t capacity =
-          std::clamp(rows_left, config_.segment_rows_min, config_.segment_rows_max);
-      rewritten.emplace_back().segment = NewSegment(std::max<size_t>(capacity, n_chunks));
-    }
-    const size_t row = from.row_begin(source.ordinal);
-    for (int r = 0; r < config_.n_layers; ++r) {
-      layer_keys[r] = from.segment->keys(r) + row * config_.dim;
+      if (!rewritten.empty()) rewritten.back().segment->Finish();
+      const size_t capacity = std::clamp(std::min(rows_left, share), config_.segment_rows_min,
+                                         config_.segment_rows_max);
+      SegmentView view;
+      view.segment = NewSegment(std::max<size_t>(capacity, n_chunks), rewritten);
+      rewritten.push_back(std::move(view));
     }
     SegmentView& to = rewritten.back();
-    to.segment->Append(from.number(source.ordinal), n_chunks, layer_keys);
+    to.segment->AppendFrom(*from.segment, source.ordinal);
     to.Show(from.number(source.ordinal), n_chunks);
     rows_left -= n_chunks;
   }
+
+  if (!rewritten.empty()) rewritten.back().segment->Finish();
 
   // 3. Take over what was deleted meanwhile, and publish. Appended segments stay behind the others,
   // so the one that takes appends stays last.

@@ -36,7 +36,9 @@ class Core {
 
   Status Check(const Version& version, std::span<const DocumentKeys> inserts,
                std::span<const DocumentNumber> deletes) const;
-  std::shared_ptr<Segment> NewSegment(size_t capacity_rows) const;
+  // A segment on the device that holds least of `segments`.
+  std::shared_ptr<Segment> NewSegment(size_t capacity_rows,
+                                      const std::vector<SegmentView>& segments) const;
 
   const IndexConfig config_;
   const std::shared_ptr<ByteCounter> reserved_ = std::make_shared<ByteCounter>(0);

@@ -1,4 +1,4 @@
-// The one place where exceptions of FAISS and of the allocator become a Status.
+// The one place where exceptions of FAISS, of the allocator and of a GPU become a Status.
 #ifndef MSADB_INDEX_GUARD_H_
 #define MSADB_INDEX_GUARD_H_
 
@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "index/device_memory.h"
 #include "msadb/status.h"
 
 namespace msadb::index {
@@ -28,6 +29,8 @@ auto Guard(const char* doing, Body&& body) noexcept -> decltype(body()) {
     return out_of_memory();
   } catch (const std::length_error&) {  // a container asked for more than the address space
     return out_of_memory();
+  } catch (const internal::DeviceFailure& e) {
+    return Status(e.status().code(), std::string(doing) + ": " + std::string(e.status().message()));
   } catch (const faiss::FaissException& e) {
     return Status::Internal(std::string(doing) + ": FAISS: " + e.what());
   } catch (const std::exception& e) {

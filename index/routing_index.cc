@@ -48,12 +48,11 @@ Result<std::vector<float>> Snapshot::Keys(DocumentNumber number) const {
     if (!at) return Status::NotFound("document " + std::to_string(number) + " is not in the index");
     const SegmentView& view = version_->segments[at->segment];
     const size_t dim = version_->config.dim;
-    std::vector<float> keys;
-    keys.reserve(version_->config.n_layers * view.n_chunks(at->ordinal) * dim);
+    const uint32_t n_chunks = view.n_chunks(at->ordinal);
+    std::vector<float> keys(version_->config.n_layers * n_chunks * dim);
     for (int r = 0; r < version_->config.n_layers; ++r) {
-      const float* layer = view.segment->keys(r);
-      keys.insert(keys.end(), layer + view.row_begin(at->ordinal) * dim,
-                  layer + view.row_begin(at->ordinal + 1) * dim);
+      view.segment->Read(r, view.row_begin(at->ordinal), n_chunks,
+                         keys.data() + r * n_chunks * dim);
     }
     return keys;
   });
@@ -125,9 +124,11 @@ Result<std::vector<RoutedDocument>> Snapshot::Search(int layer, const float* que
     request.k =
         std::min<uint64_t>(k, selection ? selection->bits_->n_documents : version_->live_documents);
     request.selection = selection ? selection->bits_.get() : nullptr;
+    request.query_norm_max = query_norm_max;
     request.score_error_max =
         internal::ScoreErrorMax(config.dim, query_norm_max, version_->key_norm_max[layer]);
     if (request.k == 0) return Documents{};
+    if (!config.devices.empty()) return internal::SearchDevices(request);
     return config.engine == Engine::kFaiss ? internal::SearchFaiss(request)
                                            : internal::SearchFused(request);
   });
@@ -160,6 +161,7 @@ Result<std::unique_ptr<RoutingIndex>> RoutingIndex::Create(const IndexConfig& co
       return Status::InvalidArgument(
           "IndexConfig needs 1 <= segment_rows_min <= segment_rows_max <= 16777216");
     }
+    MSADB_RETURN_IF_ERROR(internal::CheckDevices(config));
     if (!(config.compact_dead_fraction > 0 && config.compact_dead_fraction <= 1)) {
       return Status::InvalidArgument(
           "IndexConfig::compact_dead_fraction must be above 0, at most 1");

@@ -58,6 +58,13 @@ struct IndexConfig {
   // CompactIfNeeded() rewrites a segment once this fraction of its rows is dead.
   double compact_dead_fraction = 0.5;
 
+  // The GPUs whose memory holds the keys, as CUDA counts them; empty: host memory. Segments are
+  // spread over all of them, every search runs on all of them at once. A GPU may be named more than
+  // once. On GPUs keys are float16: Prepare rounds them to nearest, and everything this header says
+  // of keys (Keys, scores, exactness) holds for the rounded ones; so GPU and CPU give the same
+  // answers, bit for bit, where all keys are float16 values. dim is at most 1024 then.
+  std::vector<int> devices;
+
   // Prepare() answers ResourceExhausted rather than let bytes_used() pass this.
   size_t bytes_max = std::numeric_limits<size_t>::max();
 };
@@ -132,7 +139,7 @@ class Snapshot {
   // engine, the segments, the number of threads or the other documents. So the answer depends on
   // nothing but the queries and the set of documents.
   // InvalidArgument: no such layer, queries not finite, a selection of another snapshot.
-  // ResourceExhausted: no memory for the working buffers.
+  // ResourceExhausted: no memory for the working buffers. Unavailable: a GPU stopped working.
   Result<std::vector<RoutedDocument>> Search(int layer, const float* queries, size_t n_tokens,
                                              size_t k, const Selection* selection = nullptr) const;
 
@@ -163,7 +170,8 @@ class Change {
 
 class RoutingIndex {
  public:
-  // InvalidArgument names the setting that is out of range.
+  // InvalidArgument names the setting that is out of range. Unsupported: a GPU that is not there,
+  // that this build has no code for, or an engine that this build lacks on GPUs.
   static Result<std::unique_ptr<RoutingIndex>> Create(const IndexConfig& config);
   ~RoutingIndex();
   RoutingIndex(const RoutingIndex&) = delete;
@@ -176,7 +184,8 @@ class RoutingIndex {
   //                      or not finite
   //   AlreadyExists      an inserted number is in the index
   //   NotFound           a deleted number is not in the index
-  //   ResourceExhausted  bytes_max or the memory of the machine
+  //   ResourceExhausted  bytes_max, the memory of the machine or that of the GPUs
+  //   Unavailable        a GPU stopped working
   Result<Change> Prepare(std::span<const DocumentKeys> inserts,
                          std::span<const DocumentNumber> deletes);
 

@@ -23,13 +23,22 @@ struct SearchRequest {
   size_t n_tokens = 0;
   size_t k = 0;
   const SelectionBits* selection = nullptr;  // null: every live document
-  // Bound on |approximate - exact| of every score, rounding of the exact score included.
+  float query_norm_max = 0;                  // MaxRowNorm of the queries
+  // Bound on |approximate - exact| of every score of the CPU engines, rounding of the exact score
+  // included.
   double score_error_max = 0;
 };
 
 // Both throw std::bad_alloc (and SearchFaiss FaissException): call them inside Guard().
 std::vector<RoutedDocument> SearchFused(const SearchRequest& request);
 std::vector<RoutedDocument> SearchFaiss(const SearchRequest& request);
+
+// Both engines on GPUs (search_device.cc): the same two steps, each where the keys are. Throws
+// DeviceFailure too.
+std::vector<RoutedDocument> SearchDevices(const SearchRequest& request);
+// Ok when an index of this configuration can be made here; Unsupported or InvalidArgument says why
+// not. Throws nothing; Ok for no devices.
+Status CheckDevices(const IndexConfig& config);
 
 // Largest 2-norm of the rows of x [n, dim], rounded up; infinity when a value is not finite or the
 // norm is beyond kNormMax.

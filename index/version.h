@@ -86,7 +86,7 @@ struct Version {
   }
 
   size_t BytesUsed() const {
-    const size_t row_bytes = Segment::RowBytes(config.n_layers, config.dim);
+    const size_t row_bytes = Segment::RowBytes(config);
     size_t bytes = 0;
     for (const SegmentView& view : segments) {
       bytes += view.n_rows * row_bytes + view.n_documents * Segment::kDocumentBytes;

@@ -102,32 +102,48 @@ void AttentionPrefill(const AttentionParams& p, int threads, AttentionWorkspace*
   }
 }
 
-void AttentionDecode(const AttentionParams& p, int threads, AttentionWorkspace* workspace) {
-  if (!CpuHasAvx2() || p.head_dim % 8 != 0) return AttentionRef(p);
-  const size_t group = p.heads / p.kv_heads;
+void AttentionDecode(std::span<const AttentionParams> calls, int threads,
+                     AttentionWorkspace* workspace) {
+  if (calls.empty()) return;
+  const size_t heads = calls[0].heads, kv_heads = calls[0].kv_heads;
+  const size_t head_dim = calls[0].head_dim;
+  if (!CpuHasAvx2() || head_dim % 8 != 0) {
+    for (const AttentionParams& p : calls) AttentionRef(p);
+    return;
+  }
+  const size_t group = heads / kv_heads;
+  struct Query {
+    const AttentionParams* p;
+    const AttentionSegment* segment;
+  };
+  std::vector<Query> queries;
   size_t keys_max = 0;
   size_t work = 0;
-  for (size_t s = 0; s < p.segment_count; ++s) {
-    keys_max = std::max(keys_max, KeyCount(p.segments[s]));
-    work += KeyCount(p.segments[s]) * p.heads * p.head_dim * p.segments[s].query_count;
+  for (const AttentionParams& p : calls) {
+    for (size_t s = 0; s < p.segment_count; ++s) {
+      if (p.segments[s].query_count == 0) continue;
+      queries.push_back({&p, &p.segments[s]});
+      keys_max = std::max(keys_max, KeyCount(p.segments[s]));
+      work += KeyCount(p.segments[s]) * heads * head_dim;
+    }
   }
   const size_t scratch_floats = RoundUp(group * RoundUp(keys_max, 8), 16);
   const int team = work < kParallelWorkMin ? 1 : threads;
   workspace->scratch.Reserve(static_cast<size_t>(team) * scratch_floats * sizeof(float));
 #pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (size_t s = 0; s < p.segment_count; ++s) {
-    for (size_t g = 0; g < p.kv_heads; ++g) {
-      const AttentionSegment& segment = p.segments[s];
-      if (segment.query_count == 0) continue;
+  for (size_t i = 0; i < queries.size(); ++i) {
+    for (size_t g = 0; g < kv_heads; ++g) {
+      const AttentionParams& p = *queries[i].p;
+      const AttentionSegment& segment = *queries[i].segment;
       AttentionRowSlice slice;
-      slice.q = p.q + segment.query_begin * p.q_stride + g * group * p.head_dim;
-      slice.out = p.out + segment.query_begin * p.out_stride + g * group * p.head_dim;
+      slice.q = p.q + segment.query_begin * p.q_stride + g * group * head_dim;
+      slice.out = p.out + segment.query_begin * p.out_stride + g * group * head_dim;
       slice.rows = group;
-      slice.k = p.k + segment.key_begin * p.kv_stride + g * p.head_dim;
-      slice.v = p.v + segment.key_begin * p.kv_stride + g * p.head_dim;
+      slice.k = p.k + segment.key_begin * p.kv_stride + g * head_dim;
+      slice.v = p.v + segment.key_begin * p.kv_stride + g * head_dim;
       slice.kv_stride = p.kv_stride;
       slice.keys = KeyCount(segment);
-      slice.head_dim = p.head_dim;
+      slice.head_dim = head_dim;
       slice.scale = p.scale;
       slice.scratch = workspace->scratch.as<float>() +
                       static_cast<size_t>(omp_get_thread_num()) * scratch_floats;
@@ -139,7 +155,9 @@ void AttentionDecode(const AttentionParams& p, int threads, AttentionWorkspace* 
 #else
 
 void AttentionPrefill(const AttentionParams& p, int, AttentionWorkspace*) { AttentionRef(p); }
-void AttentionDecode(const AttentionParams& p, int, AttentionWorkspace*) { AttentionRef(p); }
+void AttentionDecode(std::span<const AttentionParams> calls, int, AttentionWorkspace*) {
+  for (const AttentionParams& p : calls) AttentionRef(p);
+}
 
 #endif  // MSADB_KERNELS_AVX2
 

@@ -12,6 +12,7 @@
 #define MSADB_KERNELS_ATTENTION_H_
 
 #include <cstddef>
+#include <span>
 
 #include "kernels/aligned_buffer.h"
 
@@ -53,9 +54,11 @@ struct AttentionWorkspace {
 // whole. Throws std::bad_alloc.
 void AttentionPrefill(const AttentionParams& p, int threads, AttentionWorkspace* workspace);
 
-// The same for segments of one query each: reads every key and value once, without packing them.
-// Throws std::bad_alloc.
-void AttentionDecode(const AttentionParams& p, int threads, AttentionWorkspace* workspace);
+// The same for segments of one query each, of several calls at once (heads, kv_heads and head_dim
+// are those of the first): reads every key and value once, without packing them. A query's result
+// depends on nothing but its own keys. Throws std::bad_alloc.
+void AttentionDecode(std::span<const AttentionParams> calls, int threads,
+                     AttentionWorkspace* workspace);
 
 }  // namespace msadb::kernels
 

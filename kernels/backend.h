@@ -1,10 +1,15 @@
 // The op table: everything the model computes, as calls on a device. The CPU fills it here; another
 // device fills it in its own files, and model/ runs unchanged on either.
 //
-// Memory. Activations live in backend memory, in the backend's own element type (float32 on the
-// CPU). Whatever memory or sampling needs comes back to the host as float32. Calls may run behind
-// the caller's back: host results are valid after Synchronize(), and host inputs must stay
-// unchanged until then. On the CPU every call is finished when it returns.
+// Memory. Activations live in backend memory, in the backend's own element types: one for
+// activations (float32 on the CPU, bfloat16 on a GPU) and one for sums, which gather small addends
+// over many layers (float32). A Tensor says which it is by its element size; every operation takes
+// either. Whatever memory or sampling needs comes back to the host as float32. Calls may run behind
+// the caller's back: host results are valid after Synchronize(), and host inputs of Upload and
+// UploadRows must stay unchanged until then. On the CPU every call is finished when it returns.
+//
+// Fused operations. Those named after several steps are those steps in one call, for a device on
+// which the passage between two steps costs; the versions here are the plain steps.
 //
 // Checks. Shapes are the model's business (it derives all of them from one checked configuration);
 // a Status reports what a device can fail at: memory, or the device itself. ResourceExhausted
@@ -52,6 +57,12 @@ class Activations {
   size_t rows_ = 0;
 };
 
+// Keys and values that one query alone attends to: its first `rows` rows.
+struct OwnKeys {
+  Tensor k, v;  // [rows, kv_heads * head_dim], of equal stride
+  size_t rows = 0;
+};
+
 // A loaded weight matrix [outputs, inputs].
 class Matrix {
  public:
@@ -80,6 +91,15 @@ class Backend {
 
   // --- Memory ---
   virtual Result<std::unique_ptr<Activations>> Allocate(size_t rows, size_t width) = 0;
+  // The same in the type of sums: for the states that every layer adds to, and for logits.
+  virtual Result<std::unique_ptr<Activations>> AllocateSums(size_t rows, size_t width) {
+    return Allocate(rows, width);
+  }
+  // Whether UploadRows is faster from page-locked memory.
+  virtual bool reads_pinned_memory() const { return false; }
+  // Tokens that should go through an MLP together: enough to keep the device busy, few enough that
+  // their inner states stay near it.
+  virtual size_t mlp_tile() const { return 512; }
   // Matrices must not outlive their backend.
   virtual Result<std::unique_ptr<Matrix>> LoadMatrix(std::span<const WeightSource> stacked) = 0;
   virtual Result<std::unique_ptr<Vector>> LoadVector(std::span<const float> values) = 0;
@@ -88,8 +108,21 @@ class Backend {
                                                      size_t head_dim, double theta) = 0;
   virtual Status CopyRows(Tensor from, Tensor to, size_t rows, size_t width) = 0;  // no overlap
   virtual Status Upload(const float* from, Tensor to, size_t rows, size_t width) = 0;
+  // Row i of to_a is the bfloat16 row a[i] [width], anywhere in host memory; the same for b, of
+  // equal length. A GPU gathers rows that lie in page-locked memory (kernels/cuda_backend.h) itself,
+  // all in one step.
+  virtual Status UploadRows(std::span<const uint16_t* const> a, Tensor to_a,
+                            std::span<const uint16_t* const> b, Tensor to_b, size_t width) = 0;
   virtual Status Download(Tensor from, float* to, size_t rows, size_t width) = 0;
   virtual Status Synchronize() = 0;
+  // A place in the order of calls, to wait for while later ones go on: results of calls before it
+  // are valid after WaitFor(mark), or after Synchronize().
+  struct Mark {
+    uint64_t epoch = 0;
+    size_t index = 0;
+  };
+  virtual Result<Mark> SetMark() { return Mark{}; }
+  virtual Status WaitFor(Mark mark) { return Synchronize(); }
 
   // --- Operations; each is specified by the header of its name ---
   virtual Status Embed(const Matrix& embedding, std::span<const int32_t> ids, Tensor out) = 0;
@@ -103,7 +136,51 @@ class Backend {
   virtual Status Attention(Tensor q, Tensor k, Tensor v, Tensor out,
                            std::span<const AttentionSegment> segments, size_t heads,
                            size_t kv_heads, size_t head_dim) = 0;
+  // Row i of q over keys[i]: one decoding step of several sequences. A row's result does not depend
+  // on the others.
+  virtual Status AttentionEach(Tensor q, std::span<const OwnKeys> keys, Tensor out, size_t heads,
+                               size_t kv_heads, size_t head_dim) {
+    for (size_t i = 0; i < keys.size(); ++i) {
+      const AttentionSegment segment{0, 1, 0, keys[i].rows - 1};
+      MSADB_RETURN_IF_ERROR(Attention(q.At(i), keys[i].k, keys[i].v, out.At(i), {&segment, 1},
+                                      heads, kv_heads, head_dim));
+    }
+    return Status::Ok();
+  }
   virtual Status SiluMul(Tensor gate_up, size_t tokens, size_t width, Tensor out) = 0;
+  // normed = RmsNorm(x) over one head of the weight's columns, then y = normed W^T.
+  virtual Status NormMatmul(Tensor x, size_t tokens, const Vector& norm, float epsilon,
+                            const Matrix& weight, Tensor normed, Tensor y) {
+    MSADB_RETURN_IF_ERROR(RmsNorm(x, tokens, 1, weight.cols(), norm, epsilon, normed));
+    return Matmul(normed, tokens, weight, y, false);
+  }
+  // The gated half of an MLP: normed and gate_up are scratch, out = SiluMul(NormMatmul(x)).
+  virtual Status NormMatmulSiluMul(Tensor x, size_t tokens, const Vector& norm, float epsilon,
+                                   const Matrix& gate_up_weight, Tensor normed, Tensor gate_up,
+                                   Tensor out) {
+    MSADB_RETURN_IF_ERROR(
+        NormMatmul(x, tokens, norm, epsilon, gate_up_weight, normed, gate_up));
+    return SiluMul(gate_up, tokens, gate_up_weight.rows() / 2, out);
+  }
+  // Norms (when there are any) and rotation of queries and keys, in place.
+  virtual Status NormRope(Tensor q, Tensor k, size_t tokens, size_t heads, size_t kv_heads,
+                          size_t head_dim, const Vector* q_norm, const Vector* k_norm,
+                          float epsilon, const Angles& angles) {
+    if (q_norm != nullptr) {
+      MSADB_RETURN_IF_ERROR(RmsNorm(q, tokens, heads, head_dim, *q_norm, epsilon, q));
+    }
+    if (k_norm != nullptr) {
+      MSADB_RETURN_IF_ERROR(RmsNorm(k, tokens, kv_heads, head_dim, *k_norm, epsilon, k));
+    }
+    MSADB_RETURN_IF_ERROR(Rope(q, tokens, heads, head_dim, angles));
+    return Rope(k, tokens, kv_heads, head_dim, angles);
+  }
+  // Two copies of the same shape: keys and values.
+  virtual Status CopyPair(Tensor from_a, Tensor to_a, Tensor from_b, Tensor to_b, size_t rows,
+                          size_t width) {
+    MSADB_RETURN_IF_ERROR(CopyRows(from_a, to_a, rows, width));
+    return CopyRows(from_b, to_b, rows, width);
+  }
   // To the host: [sum of ceil(length / chunk), width].
   virtual Status ChunkPool(Tensor x, std::span<const size_t> lengths, size_t chunk, size_t width,
                            float* out) = 0;

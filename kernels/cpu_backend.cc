@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/chunk_pool.h"
 #include "kernels/cpu_features.h"
+#include "kernels/dtype.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
@@ -121,6 +122,13 @@ class CpuBackend : public Backend {
     return Status::Ok();
   }
 
+  Status UploadRows(std::span<const uint16_t* const> a, Tensor to_a,
+                    std::span<const uint16_t* const> b, Tensor to_b, size_t width) override {
+    for (size_t i = 0; i < a.size(); ++i) ConvertBf16ToF32(a[i], Floats(to_a.At(i)), width);
+    for (size_t i = 0; i < b.size(); ++i) ConvertBf16ToF32(b[i], Floats(to_b.At(i)), width);
+    return Status::Ok();
+  }
+
   Status Download(Tensor from, float* to, size_t rows, size_t width) override {
     for (size_t i = 0; i < rows; ++i) std::copy_n(Floats(from.At(i)), width, to + i * width);
     return Status::Ok();
@@ -189,27 +197,30 @@ class CpuBackend : public Backend {
   Status Attention(Tensor q, Tensor k, Tensor v, Tensor out,
                    std::span<const AttentionSegment> segments, size_t heads, size_t kv_heads,
                    size_t head_dim) override try {
-    AttentionParams p;
-    p.q = Floats(q);
-    p.q_stride = q.stride;
-    p.k = Floats(k);
-    p.v = Floats(v);
-    p.kv_stride = k.stride;
-    p.out = Floats(out);
-    p.out_stride = out.stride;
-    p.segments = segments.data();
-    p.segment_count = segments.size();
-    p.heads = heads;
-    p.kv_heads = kv_heads;
-    p.head_dim = head_dim;
-    p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    const AttentionParams p =
+        Attending(q, k, v, out, segments.data(), segments.size(), heads, kv_heads, head_dim);
     const bool decode = std::all_of(segments.begin(), segments.end(),
                                     [](const auto& segment) { return segment.query_count <= 1; });
     if (decode) {
-      AttentionDecode(p, threads_, &attention_workspace_);
+      AttentionDecode({&p, 1}, threads_, &attention_workspace_);
     } else {
       AttentionPrefill(p, threads_, &attention_workspace_);
     }
+    return Status::Ok();
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
+
+  Status AttentionEach(Tensor q, std::span<const OwnKeys> keys, Tensor out, size_t heads,
+                       size_t kv_heads, size_t head_dim) override try {
+    std::vector<AttentionSegment> segments(keys.size());
+    std::vector<AttentionParams> calls(keys.size());
+    for (size_t i = 0; i < keys.size(); ++i) {
+      segments[i] = {0, 1, 0, keys[i].rows - 1};
+      calls[i] = Attending(q.At(i), keys[i].k, keys[i].v, out.At(i), &segments[i], 1, heads,
+                           kv_heads, head_dim);
+    }
+    AttentionDecode(calls, threads_, &attention_workspace_);
     return Status::Ok();
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
@@ -255,6 +266,26 @@ class CpuBackend : public Backend {
   static Status OutOfMemory() {
     return Status::ResourceExhausted(
         "out of memory for the model's mathematics; use shorter documents or fewer at a time");
+  }
+
+  static AttentionParams Attending(Tensor q, Tensor k, Tensor v, Tensor out,
+                                   const AttentionSegment* segments, size_t segment_count,
+                                   size_t heads, size_t kv_heads, size_t head_dim) {
+    AttentionParams p;
+    p.q = Floats(q);
+    p.q_stride = q.stride;
+    p.k = Floats(k);
+    p.v = Floats(v);
+    p.kv_stride = k.stride;
+    p.out = Floats(out);
+    p.out_stride = out.stride;
+    p.segments = segments;
+    p.segment_count = segment_count;
+    p.heads = heads;
+    p.kv_heads = kv_heads;
+    p.head_dim = head_dim;
+    p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    return p;
   }
 
   // Runs slice(first token, tokens) over all tokens, on several threads when there is enough to do.

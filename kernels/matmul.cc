@@ -143,21 +143,27 @@ void BlasPart(const MatmulParams& p, const WeightMatrix::Part& part, int threads
   const size_t panel_floats = part.type == WeightType::kF32 ? 0 : panel_rows * cols;
   panels->Reserve(static_cast<size_t>(team) * panel_floats * sizeof(float));
   float* const workspace = panels->as<float>();
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (size_t panel = 0; panel < panel_count; ++panel) {
-    const size_t row = panel * panel_rows;
-    const size_t rows = std::min(panel_rows, part.rows - row);
-    const float* weight = reinterpret_cast<const float*>(part.data) + row * cols;
-    if (part.type != WeightType::kF32) {
-      float* widened = workspace + static_cast<size_t>(omp_get_thread_num()) * panel_floats;
-      DequantizePartRows(part, cols, row, rows, widened);
-      weight = widened;
+#pragma omp parallel num_threads(team) if (team > 1)
+  {
+    // One thread is one thread for BLAS too: it asks this setting of the calling task, and where it
+    // is given fewer threads than it found there it waits for the others for ever.
+    omp_set_num_threads(1);
+#pragma omp for schedule(dynamic, 1)
+    for (size_t panel = 0; panel < panel_count; ++panel) {
+      const size_t row = panel * panel_rows;
+      const size_t rows = std::min(panel_rows, part.rows - row);
+      const float* weight = reinterpret_cast<const float*>(part.data) + row * cols;
+      if (part.type != WeightType::kF32) {
+        float* widened = workspace + static_cast<size_t>(omp_get_thread_num()) * panel_floats;
+        DequantizePartRows(part, cols, row, rows, widened);
+        weight = widened;
+      }
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(p.tokens),
+                  static_cast<blasint>(rows), static_cast<blasint>(cols), 1.0f, p.x,
+                  static_cast<blasint>(p.x_stride), weight, static_cast<blasint>(cols),
+                  p.accumulate ? 1.0f : 0.0f, p.y + part.row_begin + row,
+                  static_cast<blasint>(p.y_stride));
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(p.tokens),
-                static_cast<blasint>(rows), static_cast<blasint>(cols), 1.0f, p.x,
-                static_cast<blasint>(p.x_stride), weight, static_cast<blasint>(cols),
-                p.accumulate ? 1.0f : 0.0f, p.y + part.row_begin + row,
-                static_cast<blasint>(p.y_stride));
   }
 }
 

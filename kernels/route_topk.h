@@ -56,6 +56,9 @@ struct RouteParams {
 
 size_t RouteCandidateBytes(int n_questions, int top_k);
 
+// Whether this build has code for the current device: 0, or a cudaError_t.
+int RouteTopKSupported();
+
 // Enqueues the search on `stream`; allocates nothing and does not synchronise. Returns a
 // cudaError_t as int (0 on success); invalid parameters give cudaErrorInvalidValue.
 int RouteTopKCuda(const RouteParams& params, cudaStream_t stream);

@@ -36,29 +36,48 @@ class Batch {
     }
   }
 
+  // Nothing may still be on its way to buffers of this object.
+  ~Batch() { (void)backend_.Synchronize(); }
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+
   Result<std::vector<EncodedDocument>> Run(const CallLimits& limits) {
     MSADB_RETURN_IF_ERROR(states_.Reserve(ids_.size()));
     const auto head_dim = static_cast<size_t>(config_.head_dim);
     MSADB_ASSIGN_OR_RETURN(
         const auto angles,
         backend_.LoadAngles(DocumentPositions(lengths_).values, head_dim, config_.rope_theta));
-    std::vector<EncodedDocument> encoded = EmptyDocuments();
     MSADB_RETURN_IF_ERROR(states_.Embed(ids_));
     const int last = config_.msa.routing_layers.back();
     for (int layer = 0; layer <= last; ++layer) {
       MSADB_RETURN_IF_ERROR(CheckLimits(limits));
       MSADB_RETURN_IF_ERROR(states_.Project(layer, ids_.size(), *angles));
-      const int r = config_.RoutingOrdinal(layer);
-      if (r >= 0) MSADB_RETURN_IF_ERROR(Remember(layer, static_cast<size_t>(r), &encoded));
+      if (config_.RoutingOrdinal(layer) >= 0) {
+        MSADB_RETURN_IF_ERROR(Remember(layer));
+        MSADB_ASSIGN_OR_RETURN(pooled_.back().done, backend_.SetMark());
+      }
       if (layer == last) break;
       MSADB_RETURN_IF_ERROR(
           states_.Attend(layer, 0, ids_.size(), states_.k(), states_.v(), segments_));
       MSADB_RETURN_IF_ERROR(states_.Mlp(layer, 0, ids_.size()));
     }
+    // A device computes later layers while the host hands out the results of earlier ones.
+    std::vector<EncodedDocument> encoded = EmptyDocuments();
+    for (size_t r = 0; r < pooled_.size(); ++r) {
+      MSADB_RETURN_IF_ERROR(CheckLimits(limits));
+      MSADB_RETURN_IF_ERROR(backend_.WaitFor(pooled_[r].done));
+      MSADB_RETURN_IF_ERROR(HandOut(r, &encoded));
+    }
     return encoded;
   }
 
  private:
+  // What one routing layer leaves behind, pooled; each [chunks, G D].
+  struct Pooled {
+    std::vector<float> keys, values, routing_keys;
+    Backend::Mark done;
+  };
+
   std::vector<EncodedDocument> EmptyDocuments() const {
     const auto n_routing = static_cast<size_t>(config_.n_routing_layers());
     std::vector<EncodedDocument> encoded(documents_.size());
@@ -73,34 +92,38 @@ class Batch {
     return encoded;
   }
 
-  // Pools K, V and K^R of routing layer r (spec section 2).
-  Status Remember(int layer, size_t r, std::vector<EncodedDocument>* encoded) {
-    std::vector<float> keys(n_chunks_ * kv_dim_);          // [chunks, G D]
-    std::vector<float> values(n_chunks_ * kv_dim_);        // [chunks, G D]
-    std::vector<float> routing_keys(n_chunks_ * kv_dim_);  // [chunks, G D]
-    MSADB_RETURN_IF_ERROR(Pool(states_.k(), &keys));
-    MSADB_RETURN_IF_ERROR(Pool(states_.v(), &values));
-    if (config_.msa.decouple_router) {
-      if (!router_keys_) {
-        MSADB_ASSIGN_OR_RETURN(router_keys_, backend_.Allocate(ids_.size(), kv_dim_));
-      }
-      const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-      MSADB_RETURN_IF_ERROR(backend_.Matmul(states_.normed(), ids_.size(), *w.router_k,
-                                            router_keys_->tensor(), false));
-      MSADB_RETURN_IF_ERROR(Pool(router_keys_->tensor(), &routing_keys));
-      MSADB_RETURN_IF_ERROR(backend_.Synchronize());
-    } else {
-      MSADB_RETURN_IF_ERROR(backend_.Synchronize());
-      routing_keys = keys;
+  // Pools K, V and K^R of a routing layer (spec section 2); they are there after the mark.
+  Status Remember(int layer) {
+    const size_t size = n_chunks_ * kv_dim_;
+    pooled_.push_back({std::vector<float>(size), std::vector<float>(size), {}});
+    Pooled& pooled = pooled_.back();
+    MSADB_RETURN_IF_ERROR(Pool(states_.k(), &pooled.keys));
+    MSADB_RETURN_IF_ERROR(Pool(states_.v(), &pooled.values));
+    if (!config_.msa.decouple_router) return Status::Ok();
+    pooled.routing_keys.resize(size);
+    if (!router_keys_) {
+      MSADB_ASSIGN_OR_RETURN(router_keys_, backend_.Allocate(ids_.size(), kv_dim_));
     }
+    const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+    MSADB_RETURN_IF_ERROR(
+        backend_.Matmul(states_.normed(), ids_.size(), *w.router_k, router_keys_->tensor(), false));
+    return Pool(router_keys_->tensor(), &pooled.routing_keys);
+  }
+
+  // Gives every document its rows of routing layer r.
+  Status HandOut(size_t r, std::vector<EncodedDocument>* encoded) {
+    Pooled& pooled = pooled_[r];
+    if (!config_.msa.decouple_router) pooled.routing_keys = pooled.keys;
     if (config_.msa.routing_metric == RoutingMetric::kCosine) {
-      kernels::L2NormalizeRef({routing_keys.data(), n_chunks_,
+      kernels::L2NormalizeRef({pooled.routing_keys.data(), n_chunks_,
                                static_cast<size_t>(config_.n_kv_heads),
                                static_cast<size_t>(config_.head_dim)});
     }
-    MSADB_RETURN_IF_ERROR(Scatter(routing_keys, r, &EncodedDocument::routing_keys, encoded));
-    MSADB_RETURN_IF_ERROR(Scatter(keys, r, &EncodedDocument::keys, encoded));
-    return Scatter(values, r, &EncodedDocument::values, encoded);
+    MSADB_RETURN_IF_ERROR(Scatter(pooled.routing_keys, r, &EncodedDocument::routing_keys, encoded));
+    MSADB_RETURN_IF_ERROR(Scatter(pooled.keys, r, &EncodedDocument::keys, encoded));
+    MSADB_RETURN_IF_ERROR(Scatter(pooled.values, r, &EncodedDocument::values, encoded));
+    pooled = {};
+    return Status::Ok();
   }
 
   Status Pool(kernels::Tensor x, std::vector<float>* out) {
@@ -138,6 +161,7 @@ class Batch {
   std::vector<size_t> lengths_;
   std::vector<size_t> chunk_counts_;
   size_t n_chunks_ = 0;
+  std::vector<Pooled> pooled_;                         // per routing layer
   std::unique_ptr<kernels::Activations> router_keys_;  // [tokens, G D]
 };
 

@@ -1,32 +1,50 @@
 #include "model/engine.h"
 
+#include <charconv>
+#include <string_view>
 #include <utility>
 
+#include "kernels/cuda_backend.h"
 #include "model/fingerprint.h"
 #include "model/safetensors.h"
 
 namespace msadb::model {
 namespace {
 
-Result<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
-  if (options.device == "auto" || options.device == "cpu") {
-    kernels::CpuBackendOptions cpu{.threads = options.threads};
-    switch (options.precision) {
-      case Precision::kFine:
-        cpu.precision = kernels::Precision::kFine;
-        break;
-      case Precision::kFast:
-        cpu.precision = kernels::Precision::kFast;
-        break;
-      case Precision::kExact:
-        cpu.precision = kernels::Precision::kExact;
-        break;
-    }
-    return kernels::MakeCpuBackend(cpu);
+std::unique_ptr<kernels::Backend> MakeCpuBackend(const ModelOptions& options) {
+  kernels::CpuBackendOptions cpu{.threads = options.threads};
+  switch (options.precision) {
+    case Precision::kFine:
+      cpu.precision = kernels::Precision::kFine;
+      break;
+    case Precision::kFast:
+      cpu.precision = kernels::Precision::kFast;
+      break;
+    case Precision::kExact:
+      cpu.precision = kernels::Precision::kExact;
+      break;
   }
-  if (options.device.starts_with("cuda")) {
-    return Status::Unsupported("this build has no model for device " + options.device +
-                               "; use \"cpu\" or \"auto\"");
+  return kernels::MakeCpuBackend(cpu);
+}
+
+Result<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
+  const std::string_view device = options.device;
+  if (device == "cpu") return MakeCpuBackend(options);
+  if (device == "auto") {
+    if (kernels::CudaDeviceCount() > 0) {
+      auto gpu = kernels::MakeCudaBackend(0);
+      if (gpu.ok()) return gpu;
+    }
+    return MakeCpuBackend(options);
+  }
+  constexpr std::string_view kCuda = "cuda";
+  if (device == kCuda) return kernels::MakeCudaBackend(0);
+  if (device.starts_with("cuda:")) {
+    int number = 0;
+    const char* const begin = device.data() + kCuda.size() + 1;
+    const char* const end = device.data() + device.size();
+    const auto parsed = std::from_chars(begin, end, number);
+    if (parsed.ec == std::errc() && parsed.ptr == end) return kernels::MakeCudaBackend(number);
   }
   return Status::InvalidArgument("unknown device \"" + options.device +
                                  "\"; use \"auto\", \"cpu\" or \"cuda:N\"");

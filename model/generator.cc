@@ -21,6 +21,19 @@ double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+// Before buffers die that results may still be on their way to: waits, also on a return for an
+// error.
+class Drain {
+ public:
+  explicit Drain(kernels::Backend* backend) : backend_(*backend) {}
+  ~Drain() { (void)backend_.Synchronize(); }
+  Drain(const Drain&) = delete;
+  Drain& operator=(const Drain&) = delete;
+
+ private:
+  kernels::Backend& backend_;
+};
+
 // The numbers attended to, ascending, as MemoryBank::Fetch wants them.
 std::vector<DocumentNumber> AscendingNumbers(std::span<const RoutedDocument> documents) {
   std::vector<DocumentNumber> numbers;
@@ -58,7 +71,7 @@ Result<Context> Generator::Prefill(std::span<const PromptPart> parts, MemoryBank
     MSADB_RETURN_IF_ERROR(states_.Project(layer, n, *angles));
 
     const int r = config_.RoutingOrdinal(layer);
-    memory.n_rows = 0;
+    memory.Clear();
     if (r >= 0) {
       auto start = Clock::now();
       MSADB_ASSIGN_OR_RETURN(std::vector<RoutedDocument> documents,
@@ -71,8 +84,11 @@ Result<Context> Generator::Prefill(std::span<const PromptPart> parts, MemoryBank
         bank.Prefetch(numbers);
         if (!numbers.empty()) MSADB_RETURN_IF_ERROR(bank.Fetch(r, numbers, &memory));
         trace->fetch_ms += MillisecondsSince(start);
-        if (memory.keys.size() < memory.n_rows * kv_dim ||
-            memory.values.size() < memory.n_rows * kv_dim) {
+        const bool in_place = !memory.key_rows.empty();
+        if (in_place ? memory.key_rows.size() != memory.n_rows ||
+                           memory.value_rows.size() != memory.n_rows
+                     : memory.keys.size() < memory.n_rows * kv_dim ||
+                           memory.values.size() < memory.n_rows * kv_dim) {
           return Status::Internal("the memory handed over fewer rows than it announced");
         }
       }
@@ -89,20 +105,25 @@ Result<Context> Generator::Prefill(std::span<const PromptPart> parts, MemoryBank
     MSADB_RETURN_IF_ERROR(Reserve(local_begin + n + options.tokens_to_come, &assembled));
     const Tensor keys = assembled.keys->tensor();
     const Tensor values = assembled.values->tensor();
-    MSADB_RETURN_IF_ERROR(
-        backend_.CopyRows(prefix_.keys[l]->tensor(), keys, prefix_.n_tokens, kv_dim));
-    MSADB_RETURN_IF_ERROR(
-        backend_.CopyRows(prefix_.values[l]->tensor(), values, prefix_.n_tokens, kv_dim));
-    MSADB_RETURN_IF_ERROR(
-        backend_.Upload(memory.keys.data(), keys.At(memory_begin), memory.n_rows, kv_dim));
-    MSADB_RETURN_IF_ERROR(
-        backend_.Upload(memory.values.data(), values.At(memory_begin), memory.n_rows, kv_dim));
-    MSADB_RETURN_IF_ERROR(backend_.CopyRows(states_.k(), keys.At(local_begin), n, kv_dim));
-    MSADB_RETURN_IF_ERROR(backend_.CopyRows(states_.v(), values.At(local_begin), n, kv_dim));
+    MSADB_RETURN_IF_ERROR(backend_.CopyPair(prefix_.keys[l]->tensor(), keys,
+                                            prefix_.values[l]->tensor(), values, prefix_.n_tokens,
+                                            kv_dim));
+    if (!memory.key_rows.empty()) {
+      MSADB_RETURN_IF_ERROR(backend_.UploadRows(memory.key_rows, keys.At(memory_begin),
+                                                memory.value_rows, values.At(memory_begin),
+                                                kv_dim));
+    } else {
+      MSADB_RETURN_IF_ERROR(
+          backend_.Upload(memory.keys.data(), keys.At(memory_begin), memory.n_rows, kv_dim));
+      MSADB_RETURN_IF_ERROR(
+          backend_.Upload(memory.values.data(), values.At(memory_begin), memory.n_rows, kv_dim));
+    }
+    MSADB_RETURN_IF_ERROR(backend_.CopyPair(states_.k(), keys.At(local_begin), states_.v(),
+                                            values.At(local_begin), n, kv_dim));
     assembled.rows = local_begin + n;
     MSADB_RETURN_IF_ERROR(Finish(layer, n, assembled));
     // The next layer's Fetch reuses `memory`, which uploads may still be reading.
-    MSADB_RETURN_IF_ERROR(backend_.Synchronize());
+    if (memory.n_rows > 0) MSADB_RETURN_IF_ERROR(backend_.Synchronize());
   }
   MSADB_RETURN_IF_ERROR(states_.Logits(n - 1, &context.logits));
   return context;
@@ -126,14 +147,58 @@ Status Generator::Append(std::span<const int32_t> tokens, const CallLimits& limi
     MSADB_RETURN_IF_ERROR(states_.Project(layer, n, *angles));
     MSADB_RETURN_IF_ERROR(Reserve(assembled.rows + n, &assembled));
     MSADB_RETURN_IF_ERROR(
-        backend_.CopyRows(states_.k(), assembled.keys->tensor().At(assembled.rows), n, kv_dim));
-    MSADB_RETURN_IF_ERROR(
-        backend_.CopyRows(states_.v(), assembled.values->tensor().At(assembled.rows), n, kv_dim));
+        backend_.CopyPair(states_.k(), assembled.keys->tensor().At(assembled.rows), states_.v(),
+                          assembled.values->tensor().At(assembled.rows), n, kv_dim));
     assembled.rows += n;
     MSADB_RETURN_IF_ERROR(Finish(layer, n, assembled));
   }
   context->position += n;
   return states_.Logits(n - 1, &context->logits);
+} catch (const std::bad_alloc&) {
+  return Status::ResourceExhausted("out of memory while generating");
+}
+
+Status Generator::MakeRoom(Context* context) try {
+  for (Context::Layer& layer : context->layers) {
+    MSADB_RETURN_IF_ERROR(Reserve(layer.rows + 1, &layer));
+  }
+  return Status::Ok();
+} catch (const std::bad_alloc&) {
+  return Status::ResourceExhausted("out of memory while generating");
+}
+
+Status Generator::Step(std::span<const Next> sequences) try {
+  const size_t n = sequences.size();
+  const auto kv_dim = static_cast<size_t>(config_.kv_dim());
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions;
+  std::vector<std::vector<float>*> logits;
+  for (const Next& next : sequences) {
+    tokens.push_back(next.token);
+    positions.push_back(static_cast<int32_t>(next.context->position));
+    logits.push_back(&next.context->logits);
+  }
+  MSADB_RETURN_IF_ERROR(states_.Reserve(n));
+  MSADB_ASSIGN_OR_RETURN(
+      const auto angles,
+      backend_.LoadAngles(positions, static_cast<size_t>(config_.head_dim), config_.rope_theta));
+  MSADB_RETURN_IF_ERROR(states_.Embed(tokens));
+  std::vector<kernels::OwnKeys> keys(n);
+  for (int layer = 0; layer < config_.n_layers; ++layer) {
+    MSADB_RETURN_IF_ERROR(states_.Project(layer, n, *angles));
+    for (size_t i = 0; i < n; ++i) {
+      Context::Layer& own = sequences[i].context->layers[static_cast<size_t>(layer)];
+      keys[i] = {own.keys->tensor(), own.values->tensor(), own.rows + 1};
+      MSADB_RETURN_IF_ERROR(backend_.CopyPair(states_.k().At(i), keys[i].k.At(own.rows),
+                                              states_.v().At(i), keys[i].v.At(own.rows), 1,
+                                              kv_dim));
+      ++own.rows;
+    }
+    MSADB_RETURN_IF_ERROR(states_.AttendEach(layer, keys));
+    MSADB_RETURN_IF_ERROR(states_.Mlp(layer, 0, n));
+  }
+  for (const Next& next : sequences) ++next.context->position;
+  return states_.LogitsEach(logits);
 } catch (const std::bad_alloc&) {
   return Status::ResourceExhausted("out of memory while generating");
 }
@@ -160,6 +225,7 @@ Result<std::vector<RoutedDocument>> Generator::Route(int layer, std::span<const 
   }
 
   std::vector<float> folded(n_queries * kv_dim);  // [queries, G D]
+  const Drain drain(&backend_);
   size_t token = 0;
   size_t query = 0;
   for (const PromptPart& part : parts) {

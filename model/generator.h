@@ -75,6 +75,19 @@ class Generator {
 
   // Appends tokens without routing: a generated one, or several that the engine adds.
   Status Append(std::span<const int32_t> tokens, const CallLimits& limits, Context* context);
+  // One decoding step of several sequences in one pass: every product runs over all tokens
+  // together, each token attends to its own context. What a sequence gets does not depend on who
+  // shares the pass: bit for bit with int8 and int4 weights on the CPU (kernels/matmul.h), else up
+  // to rounding, since products of float weights and of other devices choose their order of
+  // summation by the number of tokens. Every context must have room (MakeRoom), none may come
+  // twice. After an error no context may be used again.
+  struct Next {
+    int32_t token = 0;
+    Context* context = nullptr;
+  };
+  Status Step(std::span<const Next> sequences);
+  // Room for one more token. On error the context is as it was.
+  Status MakeRoom(Context* context);
   // Forgets the last `tokens` appended ones; logits are valid again after the next Append.
   static void TakeBack(size_t tokens, Context* context);
 

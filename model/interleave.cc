@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <cstdint>
+#include <limits>
 #include <new>
 #include <random>
 #include <string>
@@ -10,6 +12,7 @@
 
 #include "kernels/sample.h"
 #include "model/answer_text.h"
+#include "model/number_list.h"
 
 namespace msadb::model {
 namespace {
@@ -34,14 +37,14 @@ size_t TokenCount(std::span<const PromptPart> parts) {
 class Answering {
  public:
   Answering(std::string_view question, MemoryBank& bank, const AnswerOptions& options,
-            Engine& engine)
+            const Engine& engine, Scheduler* scheduler)
       : question_(question),
         bank_(bank),
         options_(options),
         config_(engine.config),
         tokenizer_(*engine.tokenizer),
         templates_(*engine.templates),
-        generator_(*engine.generator),
+        sequence_(scheduler),
         position_first_(engine.prefix.n_tokens + static_cast<size_t>(config_.msa.top_k_docs)),
         rounds_max_(static_cast<size_t>(std::max(options.rounds_max, 1))),
         answer_tokens_max_(static_cast<size_t>(std::max(options.answer_tokens_max, 1))),
@@ -57,7 +60,12 @@ class Answering {
     } else {
       MSADB_RETURN_IF_ERROR(RetrieveByNumbers());
     }
-    MSADB_RETURN_IF_ERROR(GenerateAnswer());
+    const bool may_read_more = MayReadMore();
+    MSADB_RETURN_IF_ERROR(GenerateAnswer(may_read_more));
+    if (may_read_more && result_.text == templates_.strings().decline) {
+      MSADB_ASSIGN_OR_RETURN(const bool read_more, ReadMore());
+      MSADB_RETURN_IF_ERROR(read_more ? GenerateAnswer(false) : Deliver(result_.text));
+    }
     MSADB_RETURN_IF_ERROR(Cite());
     for (const RoundTrace& round : result_.rounds) {
       result_.prompt_tokens += round.prompt_tokens;
@@ -79,10 +87,11 @@ class Answering {
       MSADB_ASSIGN_OR_RETURN(list, GenerateNumbers());
       bool appended = false;
       if (EndsWith(list, templates_.numbers_end())) {
-        MSADB_ASSIGN_OR_RETURN(appended, AppendTexts(this_round().generated));
+        MSADB_ASSIGN_OR_RETURN(appended, AppendAsked());
       }
       if (!appended && round == 1) {
-        MSADB_ASSIGN_OR_RETURN(appended, AppendRouted());
+        const auto wanted = static_cast<size_t>(templates_.route_when_none());
+        MSADB_ASSIGN_OR_RETURN(appended, AppendListed(BestRouted(wanted, {})));
       }
       if (!appended) break;
     }
@@ -94,8 +103,34 @@ class Answering {
     tokens.insert(tokens.end(), restart.begin(), restart.end());
     if (tokens.empty()) return Status::Ok();
     if (!ended) Generator::TakeBack(list.size(), &context_);
+    return AppendFixed(tokens);
+  }
+
+  // Fixed text of the template, after what is in context_.
+  Status AppendFixed(const std::vector<int32_t>& tokens) {
     this_round().prompt_tokens += static_cast<uint32_t>(tokens.size());
-    return generator_.Append(tokens, options_.limits, &context_);
+    return sequence_.Append(tokens, options_.limits, &context_);
+  }
+
+  // Whether an answer that declines makes the engine read more. Not after the last round allowed.
+  bool MayReadMore() const {
+    return templates_.retrieval() == RetrievalMode::kGenerate &&
+           !templates_.strings().decline.empty() && result_.rounds.size() < rounds_max_ &&
+           !BestRouted(static_cast<size_t>(templates_.route_when_declined()), {}).empty();
+  }
+
+  // After a declining answer: reads what routing ranks best of what is unread, and leaves context_
+  // where another answer starts. False when nothing fits any more.
+  Result<bool> ReadMore() {
+    const auto wanted = static_cast<size_t>(templates_.route_when_declined());
+    MSADB_ASSIGN_OR_RETURN(const bool appended, AppendListed(BestRouted(wanted, {})));
+    if (!appended) return false;
+    MSADB_RETURN_IF_ERROR(StartRound());
+    std::vector<int32_t> tokens = templates_.retrieval_end();
+    MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> restart, templates_.Restart(question_));
+    tokens.insert(tokens.end(), restart.begin(), restart.end());
+    if (!tokens.empty()) MSADB_RETURN_IF_ERROR(AppendFixed(tokens));
+    return true;
   }
 
   // Leaves context_ where the answer starts: the best routed documents' text read in chat form.
@@ -111,9 +146,9 @@ class Answering {
       const auto start = Clock::now();
       prompt_.resize(1);  // later tokens cannot change what the question's tokens route to
       PrefillTrace trace;
-      auto routed = generator_.Prefill(prompt_, bank_,
-                                       {.route_count = RouteCount(wanted), .routing_only = true},
-                                       options_.limits, &trace);
+      auto routed = sequence_.Prefill(prompt_, bank_,
+                                      {.route_count = RouteCount(wanted), .routing_only = true},
+                                      options_.limits, &trace);
       if (!routed.ok()) return routed.status();
       Record(TokenCount(prompt_), start, &trace);
       for (const RoutedDocument& document : FuseLayers(trace.layers)) {
@@ -137,8 +172,8 @@ class Answering {
     result_.rounds.emplace_back();
     const auto start = Clock::now();
     PrefillTrace trace;
-    auto context = generator_.Prefill(prompt_, bank_, {.tokens_to_come = answer_tokens_max_},
-                                      options_.limits, &trace);
+    auto context = sequence_.Prefill(prompt_, bank_, {.tokens_to_come = answer_tokens_max_},
+                                     options_.limits, &trace);
     if (!context.ok()) return context.status();
     context_ = std::move(*context);
     Record(TokenCount(prompt_), start, &trace);
@@ -164,12 +199,14 @@ class Answering {
   Result<std::vector<int32_t>> GenerateNumbers() {
     const auto start = Clock::now();
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieval_tokens_max, 1));
+    std::vector<std::string> choices;
+    if (templates_.number_lists() != nullptr) choices = AsChoices(BestRouted(SIZE_MAX, {}));
     std::vector<int32_t> tokens;
     while (tokens.size() < tokens_max) {
-      MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(0));
+      MSADB_ASSIGN_OR_RETURN(const int32_t token, NextListToken(tokens, choices));
       if (IsStop(token)) break;
       tokens.push_back(token);
-      MSADB_RETURN_IF_ERROR(generator_.Append({&token, 1}, options_.limits, &context_));
+      MSADB_RETURN_IF_ERROR(sequence_.Append({&token, 1}, options_.limits, &context_));
       if (EndsWith(tokens, templates_.numbers_end())) break;
       if (EndsWith(tokens, templates_.retrieval_end())) break;
     }
@@ -198,17 +235,42 @@ class Answering {
     return true;
   }
 
-  // Goes on as if the model had asked for the documents that this round's routing ranks best. False
-  // when the model's folder does not want that, or there is none.
-  Result<bool> AppendRouted() {
-    std::vector<DocumentNumber> numbers;
-    std::string list;
-    for (const RoutedDocument& document : FuseLayers(this_round().layers)) {
-      if (numbers.size() >= static_cast<size_t>(templates_.route_when_none())) break;
-      numbers.push_back(document.number);
-      list += "[" + std::to_string(document.number) + "]";
+  // What the model asked for, and what routing ranks best besides, if the model's folder wants that.
+  Result<bool> AppendAsked() {
+    std::vector<DocumentNumber> numbers = this_round().generated;
+    const bool anything_new = std::any_of(numbers.begin(), numbers.end(), [&](DocumentNumber n) {
+      return std::find(read_.begin(), read_.end(), n) == read_.end();
+    });
+    if (!anything_new) return false;
+    const auto wanted = static_cast<size_t>(templates_.route_besides());
+    const std::vector<DocumentNumber> besides = BestRouted(wanted, numbers);
+    if (besides.empty()) return AppendTexts(numbers);
+    numbers.insert(numbers.end(), besides.begin(), besides.end());
+    return AppendListed(numbers);
+  }
+
+  // The `count` documents that this round's routing ranks best, of those neither read before nor in
+  // `listed`.
+  std::vector<DocumentNumber> BestRouted(size_t count,
+                                         const std::vector<DocumentNumber>& listed) const {
+    std::vector<DocumentNumber> best;
+    if (count == 0) return best;
+    for (const RoutedDocument& document : FuseLayers(result_.rounds.back().layers)) {
+      if (best.size() >= count) break;
+      const auto holds = [&](const std::vector<DocumentNumber>& numbers) {
+        return std::find(numbers.begin(), numbers.end(), document.number) != numbers.end();
+      };
+      if (!holds(read_) && !holds(listed)) best.push_back(document.number);
     }
+    return best;
+  }
+
+  // Goes on as if the model had written the list `numbers`. False when it is empty or leads to
+  // nothing.
+  Result<bool> AppendListed(const std::vector<DocumentNumber>& numbers) {
     if (numbers.empty()) return false;
+    std::string list;
+    for (const DocumentNumber number : numbers) list += "[" + std::to_string(number) + "]";
     MSADB_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, tokenizer_.Encode(list));
     const auto& end = templates_.numbers_end();
     tokens.insert(tokens.end(), end.begin(), end.end());
@@ -240,9 +302,24 @@ class Answering {
     return texts;
   }
 
-  Status GenerateAnswer() {
+  Status Deliver(std::string_view piece) const {
+    if (piece.empty() || !options_.on_text || options_.on_text(piece)) return Status::Ok();
+    return Status::Cancelled("the caller cancelled");
+  }
+
+  // `hold_decline`: an answer that declines is not handed to on_text.
+  Status GenerateAnswer(bool hold_decline) {
     const auto start = Clock::now();
-    AnswerText answer(templates_.strings().answer_prefix, options_.on_text);
+    const std::string& decline = templates_.strings().decline;
+    std::string held;  // while the answer may still become `decline`
+    const auto on_text = [&](std::string_view piece) {
+      if (!hold_decline) return Deliver(piece).ok();
+      held += piece;
+      if (decline.starts_with(held)) return true;
+      hold_decline = false;
+      return Deliver(held).ok();
+    };
+    AnswerText answer(templates_.strings().answer_prefix, on_text);
     StreamDecoder decoder(&tokenizer_);
     result_.finish_reason = FinishReason::kLength;
     RoundTrace& round = this_round();
@@ -255,11 +332,12 @@ class Answering {
       ++round.generated_tokens;
       MSADB_RETURN_IF_ERROR(answer.Push(decoder.Push(token)));
       if (i + 1 == answer_tokens_max_) break;
-      MSADB_RETURN_IF_ERROR(generator_.Append({&token, 1}, options_.limits, &context_));
+      MSADB_RETURN_IF_ERROR(sequence_.Append({&token, 1}, options_.limits, &context_));
     }
     MSADB_RETURN_IF_ERROR(answer.Push(decoder.Finish()));
     MSADB_RETURN_IF_ERROR(answer.Finish());
     result_.text = answer.text();
+    if (hold_decline && held != decline) MSADB_RETURN_IF_ERROR(Deliver(held));
     round.decode_ms += MillisecondsSince(start);
     return Status::Ok();
   }
@@ -292,6 +370,22 @@ class Answering {
           "this engine cannot compute");
     }
     return token;
+  }
+
+  // The likeliest token after `list` of those that the model's folder lets it write.
+  Result<int32_t> NextListToken(std::span<const int32_t> list,
+                                std::span<const std::string> choices) {
+    MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(0));
+    if (templates_.number_lists() == nullptr) return token;
+    const std::vector<int32_t> allowed = templates_.number_lists()->Next(list, choices);
+    if (allowed.empty()) return token;
+    const auto logit = [&](int32_t id) {
+      const auto row = static_cast<size_t>(id);
+      return row < context_.logits.size() ? context_.logits[row]
+                                          : -std::numeric_limits<float>::infinity();
+    };
+    return *std::max_element(allowed.begin(), allowed.end(),
+                             [&](int32_t a, int32_t b) { return logit(a) < logit(b); });
   }
 
   bool IsStop(int32_t token) const {
@@ -327,7 +421,7 @@ class Answering {
   const ModelConfig& config_;
   const Tokenizer& tokenizer_;
   const Templates& templates_;
-  Generator& generator_;
+  Scheduler::Sequence sequence_;
   const size_t position_first_;
   const size_t rounds_max_;
   const size_t answer_tokens_max_;
@@ -337,7 +431,6 @@ class Answering {
   std::vector<PromptPart> prompt_;
   size_t reserved_tokens_ = 0;  // fixed tokens that will follow the texts read
   Context context_;
-  std::vector<int32_t> list_;         // generated in this round before the answer, in context_
   std::vector<DocumentNumber> read_;  // documents whose text was appended, in order
   AnswerResult result_;
 };
@@ -359,8 +452,9 @@ std::vector<DocumentNumber> ParseNumbers(std::string_view text) {
 }
 
 Result<AnswerResult> AnswerQuestion(std::string_view question, MemoryBank& bank,
-                                    const AnswerOptions& options, Engine& engine) try {
-  return Answering(question, bank, options, engine).Run();
+                                    const AnswerOptions& options, const Engine& engine,
+                                    Scheduler* scheduler) try {
+  return Answering(question, bank, options, engine, scheduler).Run();
 } catch (const std::bad_alloc&) {
   return Status::ResourceExhausted("out of memory while answering");
 }

@@ -16,13 +16,16 @@
 #include "model/engine.h"
 #include "model/memory_bank.h"
 #include "model/model.h"
+#include "model/scheduler.h"
 #include "msadb/status.h"
 
 namespace msadb::model {
 
-// As Model::Answer; `question` is not empty.
+// As Model::Answer; `question` is not empty. What must be computed goes through `scheduler`, a
+// piece at a time, so that others get their turns in between.
 Result<AnswerResult> AnswerQuestion(std::string_view question, MemoryBank& bank,
-                                    const AnswerOptions& options, Engine& engine);
+                                    const AnswerOptions& options, const Engine& engine,
+                                    Scheduler* scheduler);
 
 // The document numbers written as "[n]" in `text`, in order, repetitions kept. Numbers that do not
 // fit 64 bits are skipped.

@@ -38,7 +38,7 @@ Result<std::string> ReadFile(const std::string& path, size_t bytes_max) {
   try {
     content.resize(static_cast<size_t>(info.st_size));
   } catch (const std::bad_alloc&) {
-    return Status::ResourceExhausted(path + ": no memory to read it");
+    return Status::ResourceExhausted("no memory to read it").WithContext(path);
   }
   size_t done = 0;
   while (done < content.size()) {

@@ -8,10 +8,6 @@ namespace {
 
 using kernels::Tensor;
 
-// Tokens that go through the MLP together: its inner states are the widest, and a tile of them
-// stays in the processor's cache between the two products.
-constexpr size_t kMlpTile = 512;
-
 }  // namespace
 
 TokenStates::TokenStates(const ModelConfig* config, const Weights* weights,
@@ -31,16 +27,13 @@ TokenStates::TokenStates(const ModelConfig* config, const Weights* weights,
 Status TokenStates::Reserve(size_t tokens) {
   if (tokens <= capacity_) return Status::Ok();
   capacity_ = 0;  // until all of it is there
-  const size_t tile = std::min(tokens, kMlpTile);
-  MSADB_ASSIGN_OR_RETURN(states_, backend_.Allocate(tokens, hidden_));
+  const size_t tile = std::min(tokens, backend_.mlp_tile());
+  MSADB_ASSIGN_OR_RETURN(states_, backend_.AllocateSums(tokens, hidden_));
   MSADB_ASSIGN_OR_RETURN(normed_, backend_.Allocate(tokens, hidden_));
   MSADB_ASSIGN_OR_RETURN(qkv_, backend_.Allocate(tokens, q_dim_ + 2 * kv_dim_));
   MSADB_ASSIGN_OR_RETURN(attention_, backend_.Allocate(tokens, q_dim_));
   MSADB_ASSIGN_OR_RETURN(gate_up_, backend_.Allocate(tile, 2 * inner_));
   MSADB_ASSIGN_OR_RETURN(gated_, backend_.Allocate(tile, inner_));
-  if (!logits_) {
-    MSADB_ASSIGN_OR_RETURN(logits_, backend_.Allocate(1, weights_.head().rows()));
-  }
   capacity_ = tokens;
   return Status::Ok();
 }
@@ -53,17 +46,10 @@ Status TokenStates::Embed(std::span<const int32_t> ids) {
 
 Status TokenStates::Project(int layer, size_t tokens, const kernels::Angles& angles) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  MSADB_RETURN_IF_ERROR(
-      backend_.RmsNorm(states_->tensor(), tokens, 1, hidden_, *w.input_norm, epsilon_, normed()));
-  MSADB_RETURN_IF_ERROR(backend_.Matmul(normed(), tokens, *w.qkv, qkv_->tensor(), false));
-  if (w.q_norm) {
-    MSADB_RETURN_IF_ERROR(
-        backend_.RmsNorm(q(), tokens, n_heads_, head_dim_, *w.q_norm, epsilon_, q()));
-    MSADB_RETURN_IF_ERROR(
-        backend_.RmsNorm(k(), tokens, n_kv_heads_, head_dim_, *w.k_norm, epsilon_, k()));
-  }
-  MSADB_RETURN_IF_ERROR(backend_.Rope(q(), tokens, n_heads_, head_dim_, angles));
-  MSADB_RETURN_IF_ERROR(backend_.Rope(k(), tokens, n_kv_heads_, head_dim_, angles));
+  MSADB_RETURN_IF_ERROR(backend_.NormMatmul(states_->tensor(), tokens, *w.input_norm, epsilon_,
+                                            *w.qkv, normed(), qkv_->tensor()));
+  MSADB_RETURN_IF_ERROR(backend_.NormRope(q(), k(), tokens, n_heads_, n_kv_heads_, head_dim_,
+                                          w.q_norm.get(), w.k_norm.get(), epsilon_, angles));
   MSADB_RETURN_IF_ERROR(See("q", layer, q(), tokens, q_dim_));
   MSADB_RETURN_IF_ERROR(See("k", layer, k(), tokens, kv_dim_));
   return See("v", layer, v(), tokens, kv_dim_);
@@ -79,28 +65,51 @@ Status TokenStates::Attend(int layer, size_t first, size_t count, Tensor keys, T
   return backend_.Matmul(attention.At(first), count, *w.output, states_->tensor().At(first), true);
 }
 
+Status TokenStates::AttendEach(int layer, std::span<const kernels::OwnKeys> keys) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const Tensor attention = attention_->tensor();
+  MSADB_RETURN_IF_ERROR(
+      backend_.AttentionEach(q(), keys, attention, n_heads_, n_kv_heads_, head_dim_));
+  MSADB_RETURN_IF_ERROR(See("attention", layer, attention, keys.size(), q_dim_));
+  return backend_.Matmul(attention, keys.size(), *w.output, states_->tensor(), true);
+}
+
 Status TokenStates::Mlp(int layer, size_t first, size_t count) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const Tensor states = states_->tensor();
-  for (size_t begin = first; begin < first + count; begin += kMlpTile) {
-    const size_t n = std::min(kMlpTile, first + count - begin);
-    const Tensor gate_up = gate_up_->tensor();
+  const size_t tile = backend_.mlp_tile();
+  for (size_t begin = first; begin < first + count; begin += tile) {
+    const size_t n = std::min(tile, first + count - begin);
     const Tensor gated = gated_->tensor();
-    MSADB_RETURN_IF_ERROR(backend_.RmsNorm(states.At(begin), n, 1, hidden_, *w.post_attention_norm,
-                                           epsilon_, normed()));
-    MSADB_RETURN_IF_ERROR(backend_.Matmul(normed(), n, *w.gate_up, gate_up, false));
-    MSADB_RETURN_IF_ERROR(backend_.SiluMul(gate_up, n, inner_, gated));
+    MSADB_RETURN_IF_ERROR(backend_.NormMatmulSiluMul(states.At(begin), n, *w.post_attention_norm,
+                                                     epsilon_, *w.gate_up, normed(),
+                                                     gate_up_->tensor(), gated));
     MSADB_RETURN_IF_ERROR(backend_.Matmul(gated, n, *w.down, states.At(begin), true));
   }
   return See("hidden", layer, states.At(first), count, hidden_);
 }
 
 Status TokenStates::Logits(size_t token, std::vector<float>* logits) {
-  MSADB_RETURN_IF_ERROR(backend_.RmsNorm(states_->tensor().At(token), 1, 1, hidden_,
-                                         *weights_.final_norm, epsilon_, normed()));
-  MSADB_RETURN_IF_ERROR(backend_.Matmul(normed(), 1, weights_.head(), logits_->tensor(), false));
-  logits->resize(weights_.head().rows());
-  MSADB_RETURN_IF_ERROR(backend_.Download(logits_->tensor(), logits->data(), 1, logits->size()));
+  return Head(token, {&logits, 1});
+}
+
+Status TokenStates::LogitsEach(std::span<std::vector<float>* const> logits) {
+  return Head(0, logits);
+}
+
+Status TokenStates::Head(size_t first, std::span<std::vector<float>* const> logits) {
+  const size_t vocab = weights_.head().rows();
+  if (!logits_ || logits_->rows() < logits.size()) {
+    logits_.reset();
+    MSADB_ASSIGN_OR_RETURN(logits_, backend_.AllocateSums(logits.size(), vocab));
+  }
+  MSADB_RETURN_IF_ERROR(backend_.NormMatmul(states_->tensor().At(first), logits.size(),
+                                            *weights_.final_norm, epsilon_, weights_.head(),
+                                            normed(), logits_->tensor()));
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i]->resize(vocab);
+    MSADB_RETURN_IF_ERROR(backend_.Download(logits_->tensor().At(i), logits[i]->data(), 1, vocab));
+  }
   return backend_.Synchronize();
 }
 

@@ -48,10 +48,14 @@ class TokenStates {
   // Tokens [first, first + count): `segments` index rows of q() and of `keys` and `values`.
   Status Attend(int layer, size_t first, size_t count, kernels::Tensor keys, kernels::Tensor values,
                 std::span<const kernels::AttentionSegment> segments);
+  // Tokens 0 .. keys.size() - 1, each over keys and values of its own.
+  Status AttendEach(int layer, std::span<const kernels::OwnKeys> keys);
   Status Mlp(int layer, size_t first, size_t count);
 
   // [vocab_size] of one token.
   Status Logits(size_t token, std::vector<float>* logits);
+  // logits[i] becomes token i's.
+  Status LogitsEach(std::span<std::vector<float>* const> logits);
 
   // Row i is token i. Valid after Project until the next one.
   kernels::Tensor normed() const { return normed_->tensor(); }                  // [tokens, hidden]
@@ -60,6 +64,8 @@ class TokenStates {
   kernels::Tensor v() const { return qkv_->tensor().At(0, q_dim_ + kv_dim_); }  // [tokens, G D]
 
  private:
+  // The tokens from `first` on.
+  Status Head(size_t first, std::span<std::vector<float>* const> logits);
   Status See(std::string_view name, int layer, kernels::Tensor x, size_t rows, size_t width);
 
   const ModelConfig& config_;
@@ -76,7 +82,7 @@ class TokenStates {
   std::unique_ptr<kernels::Activations> attention_;  // [capacity, H D]
   std::unique_ptr<kernels::Activations> gate_up_;    // [tile, 2 I]
   std::unique_ptr<kernels::Activations> gated_;      // [tile, I]
-  std::unique_ptr<kernels::Activations> logits_;     // [1, vocab]
+  std::unique_ptr<kernels::Activations> logits_;     // [most tokens asked for at once, vocab]
 };
 
 }  // namespace msadb::model

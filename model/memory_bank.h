@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,11 +51,24 @@ struct RouteQuery {
   size_t top_k = 0;  // documents wanted
 };
 
-// Where Fetch leaves one layer's content. Buffers are reused between calls: Fetch resizes them.
+// Where Fetch leaves one layer's content: as float32 copies, or in place as the addresses of
+// bfloat16 rows, which saves the copies and lets a GPU read page-locked rows itself. Buffers are
+// reused between calls: Fetch resizes them.
 struct ContentBlocks {
   std::vector<float> keys;    // [n_rows, kv_dim]; rows in the order Fetch documents
   std::vector<float> values;  // [n_rows, kv_dim]
+  // Or, instead: [n_rows] addresses of [kv_dim] bfloat16, valid while `keep` lives.
+  std::vector<const uint16_t*> key_rows;
+  std::vector<const uint16_t*> value_rows;
+  std::shared_ptr<const void> keep;
   size_t n_rows = 0;
+
+  void Clear() {
+    n_rows = 0;
+    key_rows.clear();
+    value_rows.clear();
+    keep.reset();
+  }
 };
 
 // One consistent view of a memory. All calls of one question see the same documents, also when

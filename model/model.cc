@@ -1,66 +1,18 @@
 #include "model/model.h"
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
 #include <new>
 #include <utility>
 
-#include "model/call_limits.h"
 #include "model/encoder.h"
 #include "model/engine.h"
-#include "model/generator.h"
 #include "model/interleave.h"
+#include "model/scheduler.h"
 
 namespace msadb::model {
 namespace {
 
 constexpr size_t kDocumentTokensDefault = 2048;
-
-// Lets one computing call run at a time; waiting ends early when a call's limits say so.
-class Turns {
- public:
-  // Releases the turn when destroyed.
-  class Turn {
-   public:
-    explicit Turn(Turns* turns) : turns_(turns) {}
-    Turn(Turn&& other) noexcept : turns_(std::exchange(other.turns_, nullptr)) {}
-    Turn& operator=(Turn&&) = delete;
-    ~Turn() {
-      if (turns_ == nullptr) return;
-      const std::lock_guard lock(turns_->mutex_);
-      turns_->taken_ = false;
-      turns_->freed_.notify_one();
-    }
-
-   private:
-    Turns* turns_;
-  };
-
-  Result<Turn> Take(const CallLimits& limits) {
-    std::unique_lock lock(mutex_);
-    const auto is_free = [this] { return !taken_; };
-    const bool got = limits.deadline
-                         ? freed_.wait_until(lock, limits.stop, *limits.deadline, is_free)
-                         : freed_.wait(lock, limits.stop, is_free);
-    if (got) {
-      const Status still_wanted = CheckLimits(limits);
-      if (still_wanted.ok()) {
-        taken_ = true;
-        return Turn(this);
-      }
-      freed_.notify_one();
-      return still_wanted;
-    }
-    return CheckLimits(limits).ok() ? Status::DeadlineExceeded("the deadline passed while waiting")
-                                    : CheckLimits(limits);
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable_any freed_;
-  bool taken_ = false;
-};
 
 class LoadedFolder : public Model {
  public:
@@ -68,7 +20,8 @@ class LoadedFolder : public Model {
       : engine_(std::move(engine)),
         config_(engine_->config),
         templates_(*engine_->templates),
-        batch_tokens_(std::max<size_t>(options.encode_batch_tokens, 1)) {
+        batch_tokens_(std::max<size_t>(options.encode_batch_tokens, 1)),
+        scheduler_(engine_.get(), batch_tokens_) {
     size_t tokens_max = options.document_tokens_max;
     if (tokens_max == 0) tokens_max = static_cast<size_t>(config_.msa.document_tokens_max);
     if (tokens_max == 0) tokens_max = kDocumentTokensDefault;
@@ -90,6 +43,7 @@ class LoadedFolder : public Model {
   std::string_view routing_metric() const override {
     return RoutingMetricName(config_.msa.routing_metric);
   }
+  bool wants_pinned_content() const override { return engine_->backend->reads_pinned_memory(); }
 
   Result<size_t> CountTokens(std::string_view text) const override {
     MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, engine_->tokenizer->Encode(text));
@@ -113,15 +67,13 @@ class LoadedFolder : public Model {
       tokens.push_back(std::move(*ids));
     }
     std::vector<EncodedDocument> encoded;
-    // A turn per batch, so that a question need not wait for the whole load.
+    // A pass per batch, so that a question need not wait for the whole load.
     for (std::span<const DocumentTokens> rest = tokens; !rest.empty();) {
-      MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(limits));
-      const size_t count = NextBatch(rest, batch_tokens_);
+      const auto next = rest.first(NextBatch(rest, batch_tokens_));
       MSADB_ASSIGN_OR_RETURN(std::vector<EncodedDocument> batch,
-                             EncodeBatch(rest.first(count), config_, engine_->weights, limits,
-                                         &*engine_->states, engine_->backend.get()));
+                             scheduler_.Encode({next.begin(), next.end()}, limits));
       std::move(batch.begin(), batch.end(), std::back_inserter(encoded));
-      rest = rest.subspan(count);
+      rest = rest.subspan(next.size());
     }
     return encoded;
   } catch (const std::bad_alloc&) {
@@ -141,14 +93,11 @@ class LoadedFolder : public Model {
     }
     const PromptPart part{TokenRole::kQuery, std::move(ids)};
     PrefillTrace trace;
-    {
-      MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(limits));
-      // Lists longer than asked for make it rare that a document counts by its absence.
-      const PrefillOptions options{.route_count = std::max<size_t>(2 * count, 64),
-                                   .routing_only = true};
-      auto done = engine_->generator->Prefill({&part, 1}, bank, options, limits, &trace);
-      if (!done.ok()) return done.status();
-    }
+    // Lists longer than asked for make it rare that a document counts by its absence.
+    const PrefillOptions options{.route_count = std::max<size_t>(2 * count, 64),
+                                 .routing_only = true};
+    auto done = Scheduler::Sequence(&scheduler_).Prefill({&part, 1}, bank, options, limits, &trace);
+    if (!done.ok()) return done.status();
     std::vector<RoutedDocument> ranked = FuseLayers(trace.layers);
     ranked.resize(std::min(ranked.size(), count));
     return ranked;
@@ -159,8 +108,7 @@ class LoadedFolder : public Model {
   Result<AnswerResult> Answer(std::string_view question, MemoryBank& bank,
                               const AnswerOptions& options) override {
     MSADB_RETURN_IF_ERROR(CheckQuestion(question, "question"));
-    MSADB_ASSIGN_OR_RETURN(const Turns::Turn turn, turns_.Take(options.limits));
-    return AnswerQuestion(question, bank, options, *engine_);
+    return AnswerQuestion(question, bank, options, *engine_, &scheduler_);
   }
 
  private:
@@ -180,12 +128,12 @@ class LoadedFolder : public Model {
     return Status::InvalidArgument("the " + std::string(what) + " is empty");
   }
 
-  const std::unique_ptr<Engine> engine_;  // its states and generator: for whoever has the turn
+  const std::unique_ptr<Engine> engine_;  // its states and generator: the scheduler's
   const ModelConfig& config_;
   const Templates& templates_;
   const size_t batch_tokens_;
   size_t document_tokens_max_ = 0;
-  Turns turns_;
+  Scheduler scheduler_;
 };
 
 }  // namespace
@@ -195,7 +143,7 @@ Result<std::unique_ptr<Model>> Model::Load(const std::string& folder,
   MSADB_ASSIGN_OR_RETURN(auto engine, Engine::Load(folder, options));
   return std::unique_ptr<Model>(std::make_unique<LoadedFolder>(std::move(engine), options));
 } catch (const std::bad_alloc&) {
-  return Status::ResourceExhausted("out of memory while loading " + folder);
+  return Status::ResourceExhausted("out of memory while loading it").WithContext(folder);
 }
 
 }  // namespace msadb::model

@@ -5,9 +5,12 @@
 //   auto answer = (*model)->Answer("Where is the key?", bank, {});   // what a database asks
 //
 // Threads: every method may be called from any thread. Computing calls (EncodeDocuments, Search,
-// Answer) take turns: each uses all of the model's threads, so running two at once would only make
-// both slow. Waiting for the turn obeys the call's stop token and deadline. Accessors never wait.
-// A MemoryBank is called while the model computes and must not call the model back.
+// Answer) share the model's threads, a piece at a time (model/scheduler.h): callers that answer at
+// once decode in common passes, small inserts at once are encoded in one, prefills come in between.
+// What a call returns does not depend on who computes beside it: bit for bit for int8 and int4
+// weights on the CPU, else up to rounding. Waiting obeys the call's stop token and deadline.
+// Accessors never wait. A MemoryBank is called on its caller's thread, during Route and Fetch while
+// the model computes, and must not call the model back.
 // Errors: as Status; no exception leaves this class. ResourceExhausted when memory runs out.
 #ifndef MSADB_MODEL_MODEL_H_
 #define MSADB_MODEL_MODEL_H_
@@ -49,7 +52,8 @@ struct ModelOptions {
   Precision precision = Precision::kFine;
 };
 
-// When a computing call must give up. Checked at least once per layer and per generated token.
+// When a computing call must give up. Checked at least once per layer of a prefill or an encoding,
+// and per generated token.
 struct CallLimits {
   std::stop_token stop;                                           // Cancelled
   std::optional<std::chrono::steady_clock::time_point> deadline;  // DeadlineExceeded
@@ -137,6 +141,9 @@ class Model {
   virtual size_t top_k() const = 0;         // documents each routing layer attends to
   virtual size_t document_tokens_max() const = 0;
   virtual std::string_view routing_metric() const = 0;  // "cosine" or "scaled_dot"
+  // Whether content should lie in page-locked memory (kernels/cuda_backend.h), because a GPU reads
+  // it from there.
+  virtual bool wants_pinned_content() const { return false; }
 
   // Tokens of a bare text, without template and number. InvalidArgument: not UTF-8.
   virtual Result<size_t> CountTokens(std::string_view text) const = 0;

@@ -284,7 +284,7 @@ Result<std::unique_ptr<WeightFiles>> WeightFiles::OpenFile(const std::string& pa
     MSADB_RETURN_IF_ERROR(files->AddFile(path, nullptr));
     return files;
   } catch (const std::bad_alloc&) {
-    return Status::ResourceExhausted(path + ": no memory to read it");
+    return Status::ResourceExhausted("no memory to read it").WithContext(path);
   }
 }
 
@@ -315,7 +315,7 @@ Result<std::unique_ptr<WeightFiles>> WeightFiles::Open(const std::string& folder
     }
     return files;
   } catch (const std::bad_alloc&) {
-    return Status::ResourceExhausted(folder + ": no memory to read the weights");
+    return Status::ResourceExhausted("no memory to read the weights").WithContext(folder);
   }
 }
 

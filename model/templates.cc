@@ -42,6 +42,7 @@ constexpr Field kFields[] = {
     {"retrieval_end", &TemplateStrings::retrieval_end},
     {"restart", &TemplateStrings::restart, kNever, kNever, kMust},
     {"answer_prefix", &TemplateStrings::answer_prefix},
+    {"decline", &TemplateStrings::decline},
     {"answer_head", &TemplateStrings::answer_head, kNever, kNever, kMay},
     {"answer_tail", &TemplateStrings::answer_tail, kNever, kNever, kMay},
 };
@@ -88,13 +89,22 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
     }
   }
   for (const auto& [name, value] : {std::pair{"route_documents", &strings->route_documents},
-                                    std::pair{"route_when_none", &strings->route_when_none}}) {
+                                    std::pair{"route_when_none", &strings->route_when_none},
+                                    std::pair{"route_besides", &strings->route_besides},
+                                    std::pair{"route_when_declined",
+                                              &strings->route_when_declined}}) {
     const auto it = object.find(name);
     if (it == object.end()) continue;
     if (!it->is_number_unsigned() || it->get<uint64_t>() > kRouteDocumentsMax) {
       return Status::InvalidArgument("key " + std::string(name) + " must be within 0..64");
     }
     *value = it->get<int>();
+  }
+  if (const auto it = object.find("numbers_from_routing"); it != object.end()) {
+    if (!it->is_boolean()) {
+      return Status::InvalidArgument("key numbers_from_routing must be true or false");
+    }
+    strings->numbers_from_routing = it->get<bool>();
   }
   if (const auto it = object.find("stop"); it != object.end()) {
     if (!it->is_array() || it->size() > kStopsMax) {
@@ -248,6 +258,9 @@ Result<Templates> Templates::Compile(TemplateStrings strings, const Tokenizer* t
     auto& stops = compiled.stop_tokens_;
     std::sort(stops.begin(), stops.end());
     stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
+    if (strings.numbers_from_routing) {
+      compiled.number_lists_.emplace(tokenizer, compiled.numbers_end_, compiled.retrieval_end_);
+    }
     compiled.strings_ = std::move(strings);
     return compiled;
   } catch (const std::bad_alloc&) {

@@ -10,10 +10,12 @@
 #define MSADB_MODEL_TEMPLATES_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "model/number_list.h"
 #include "model/tokenizer.h"
 #include "msadb/status.h"
 
@@ -63,6 +65,18 @@ struct TemplateStrings {
   // Generate mode: when the model ends retrieval in the first round without asking for a document
   // that exists, so many of the best routed ones are read as if it had asked for them, 0..64.
   int route_when_none = 0;
+  // Generate mode: in each round in which the model asks for documents, so many of the best routed
+  // ones are read besides, 0..64.
+  int route_besides = 0;
+  // Generate mode: an answer that is `decline` word for word is not given while rounds are left; so
+  // many of the best routed documents not read yet are read first, once, 0..64.
+  int route_when_declined = 0;
+  // What the model answers when memory does not hold the answer. No placeholder; empty: not known.
+  std::string decline;
+  // Generate mode: a list names only documents that the round's routing chose in some layer and
+  // that were not read before. The model knows no other numbers, so this takes nothing from it but
+  // misspelt ones.
+  bool numbers_from_routing = false;
   // Route mode, the answer prompt: answer_head, then appended_document for each document in the
   // order chosen, then answer_tail. (question) in either.
   std::string answer_head = "<|im_start|>user\nDocuments:\n";
@@ -120,6 +134,12 @@ class Templates {
   RetrievalMode retrieval() const { return strings_.retrieval; }
   int route_documents() const { return strings_.route_documents; }
   int route_when_none() const { return strings_.route_when_none; }
+  int route_besides() const { return strings_.route_besides; }
+  int route_when_declined() const { return strings_.route_when_declined; }
+  // Null unless numbers_from_routing.
+  const NumberListGrammar* number_lists() const {
+    return number_lists_.has_value() ? &*number_lists_ : nullptr;
+  }
 
   // Fixed texts, as token ids.
   const std::vector<int32_t>& head() const { return head_; }
@@ -141,6 +161,7 @@ class Templates {
  private:
   const Tokenizer* tokenizer_ = nullptr;
   TemplateStrings strings_;
+  std::optional<NumberListGrammar> number_lists_;
   std::vector<int32_t> head_, tail_, response_head_, numbers_end_, appended_end_, retrieval_end_,
       stop_tokens_;
   Template document_, question_, appended_document_, restart_, answer_head_, answer_tail_;

@@ -250,7 +250,8 @@ class Store {
   // Names: 1 to 128 bytes of UTF-8 without control characters or '/'. InvalidArgument,
   // AlreadyExists.
   virtual Result<CollectionId> CreateCollection(std::string_view name) = 0;
-  // Deletes the collection with everything in it, in one commit. NotFound.
+  // Deletes the collection with everything in it, in one commit, whose size is about 100 bytes a
+  // part. NotFound; Corruption when its rows cannot be listed.
   virtual Status DropCollection(CollectionId id) = 0;
   virtual Result<CollectionInfo> FindCollection(std::string_view name) const = 0;  // NotFound
   // As of `snapshot`, or now when it is null. NotFound.

@@ -201,6 +201,9 @@ class StoreImpl final : public Store, public std::enable_shared_from_this<StoreI
   std::string CollectionName(CollectionId collection) const;
   Result<CollectionState> DecodeCollection(CollectionId id, std::string_view name_payload,
                                            std::string_view stats_payload) const;
+  // Adds the deletion of every row of a collection, in all families but meta. Caller holds
+  // commit_mutex_.
+  Status DeleteRowsOf(CollectionId id, rocksdb::WriteBatch* batch);
 
   // --- Upkeep ---
   Status FlushAll();

@@ -11,9 +11,12 @@
 //   load     InsertMany, documents per second, memory made up rather than encoded
 //   open     Database::Open, milliseconds (the index is not loaded yet)
 //   first    the first search: reads all routing keys from storage and builds the index
-//   search   median of --repeat searches: --query-tokens tokens routed in every layer, top 10,
-//   texts read     the floor of search: reading the keys of all layers once, all cores get      one
-//   document by id, microseconds disk, index   bytes per document
+//   search   median of --repeat searches: --query-tokens tokens routed in every layer, top 10
+//   read     the floor of a search on a CPU: reading the keys of all layers once, all cores
+//   get      one document by id, microseconds
+//   disk, index   bytes per document; the index is in GPU memory when --device has one
+//   busy     of one document while another thread searches without a pause: insert and delete,
+//            median and longest milliseconds, and the median of those searches
 // Every search is checked to return ten documents with descending scores, every get its text.
 #include <fcntl.h>
 #include <unistd.h>
@@ -24,7 +27,9 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bench/db/synthetic_model.h"
@@ -43,6 +48,8 @@ struct Settings {
   std::string model;
   std::vector<size_t> documents = {1000, 10'000, 100'000};
   SyntheticShape shape;
+  std::string device = "auto";
+  double index_gib = 16;
   int repeat = 15;
   bool tiny = false;
 };
@@ -167,8 +174,37 @@ void CheckHits(const std::vector<SearchHit>& hits, size_t documents) {
   }
 }
 
+// Inserts and deletes one document at a time while another thread searches.
+void BenchBusy(const Settings& settings, Collection& collection, size_t n_documents) {
+  std::vector<double> search_ms, insert_ms, delete_ms;
+  {
+    std::jthread searching([&](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        std::vector<SearchHit> hits;
+        search_ms.push_back(Milliseconds([&] { hits = Value(collection.Search("query")); }));
+        CheckHits(hits, n_documents);
+      }
+    });
+    for (int i = 0; i < 2 * settings.repeat; ++i) {
+      DocumentId id = 0;
+      insert_ms.push_back(
+          Milliseconds([&] { id = Value(collection.Insert({.text = Text(i, 40)})); }));
+      delete_ms.push_back(Milliseconds([&] { Check(collection.Delete(id)); }));
+    }
+  }
+  const auto longest = [](const std::vector<double>& values) {
+    return *std::max_element(values.begin(), values.end());
+  };
+  std::printf(
+      "%10s insert %.2f (longest %.2f), delete %.2f (longest %.2f), search %.2f (longest %.2f)\n",
+      "busy, ms:", Median(insert_ms), longest(insert_ms), Median(delete_ms), longest(delete_ms),
+      Median(search_ms), longest(search_ms));
+}
+
 void BenchScale(const Settings& settings, size_t n_documents) {
   Options options;
+  options.device = settings.device;
+  options.index_bytes_max = static_cast<size_t>(settings.index_gib * (size_t{1} << 30));
   options.model = std::make_shared<db::LoadedModelImpl>(MakeSyntheticModel(settings.shape));
   options.encode_batch_tokens = 1000 * 64 * settings.shape.n_chunks;
   const std::string folder = settings.folder + "/scale-" + std::to_string(n_documents);
@@ -209,6 +245,7 @@ void BenchScale(const Settings& settings, size_t n_documents) {
               Median(search_ms), ReadMilliseconds(key_bytes, settings.repeat), Median(get_us),
               static_cast<double>(stats.disk_bytes) / static_cast<double>(n_documents),
               static_cast<double>(stats.index_bytes) / static_cast<double>(n_documents));
+  BenchBusy(settings, *collection, n_documents);
   std::fflush(stdout);
   collection.reset();
   db.reset();
@@ -225,6 +262,8 @@ int Main(int argc, char** argv) {
   app.add_option("--dim", settings.shape.dim);
   app.add_option("--chunks", settings.shape.n_chunks);
   app.add_option("--query-tokens", settings.shape.query_tokens);
+  app.add_option("--device", settings.device, "auto, cpu or cuda:N, for the index");
+  app.add_option("--index-gib", settings.index_gib, "Options::index_bytes_max");
   app.add_option("--repeat", settings.repeat)->check(CLI::Range(1, 10'000));
   app.add_flag("--tiny", settings.tiny, "seconds, for ctest");
   CLI11_PARSE(app, argc, argv);

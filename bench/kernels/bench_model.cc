@@ -101,6 +101,23 @@ Rate MeasureEncode(const Settings& s, Engine& engine) {
   return Summarize(s.documents * s.document_tokens, seconds);
 }
 
+// A question of `document_tokens` tokens over an empty memory: all layers, and the head once.
+Rate MeasurePrefill(const Settings& s, Engine& engine) {
+  std::mt19937 random(3);
+  EmptyBank bank;
+  const PromptPart prompt{TokenRole::kQuery,
+                          RandomTokens(s.document_tokens, engine.config, random)};
+  std::vector<double> seconds;
+  for (size_t run = 0; run <= s.repeat; ++run) {
+    PrefillTrace trace;
+    const auto start = std::chrono::steady_clock::now();
+    const auto context = engine.generator->Prefill({&prompt, 1}, bank, {}, {}, &trace);
+    if (!context.ok()) Fail(context.status().ToString());
+    if (run > 0) seconds.push_back(SecondsSince(start));
+  }
+  return Summarize(s.document_tokens, seconds);
+}
+
 Rate MeasureDecode(const Settings& s, Engine& engine, uint64_t* hash) {
   std::mt19937 random(2);
   EmptyBank bank;
@@ -169,6 +186,7 @@ int Main(int argc, char** argv) {
   Engine& e = **engine;
 
   const Rate encode = s.documents * s.document_tokens > 0 ? MeasureEncode(s, e) : Rate();
+  const Rate prefill = s.document_tokens > 0 ? MeasurePrefill(s, e) : Rate();
   uint64_t hash = 0;
   const Rate decode = s.generate > 0 ? MeasureDecode(s, e, &hash) : Rate();
   const double gflops = encode.median / static_cast<double>(s.document_tokens) *
@@ -177,15 +195,18 @@ int Main(int argc, char** argv) {
   if (s.json) {
     std::printf(
         "{\"encode\": %.2f, \"encode_low\": %.2f, \"encode_high\": %.2f, \"encode_gflops\": %.2f, "
-        "\"decode\": %.3f, \"decode_low\": %.3f, \"decode_high\": %.3f, \"decode_gb\": %.3f, "
+        "\"prefill\": %.2f, \"decode\": %.3f, \"decode_low\": %.3f, \"decode_high\": %.3f, "
+        "\"decode_gb\": %.3f, "
         "\"hash\": \"%016llx\"}\n",
-        encode.median, encode.lowest, encode.highest, gflops, decode.median, decode.lowest,
-        decode.highest, gb_per_s, static_cast<unsigned long long>(hash));
+        encode.median, encode.lowest, encode.highest, gflops, prefill.median, decode.median,
+        decode.lowest, decode.highest, gb_per_s, static_cast<unsigned long long>(hash));
     return 0;
   }
   std::printf("%s\n", e.description.c_str());
   std::printf("encode %zu x %zu tokens: %8.1f tokens/s (%.1f to %.1f), %.1f GFLOP/s\n", s.documents,
               s.document_tokens, encode.median, encode.lowest, encode.highest, gflops);
+  std::printf("prefill of %zu tokens:    %8.1f tokens/s (%.1f to %.1f)\n", s.document_tokens,
+              prefill.median, prefill.lowest, prefill.highest);
   std::printf(
       "decode %zu after %zu:     %8.1f tokens/s (%.1f to %.1f), %.2f GB/s of %.1f MB of weights\n",
       s.generate, s.prompt_tokens, decode.median, decode.lowest, decode.highest, gb_per_s,

@@ -1,7 +1,7 @@
 // Errors as values. Every public call of msadb returns a Status or a Result<T>; none throws.
 //
 // A Status is a code plus a message. The code is for programs (it also travels over the wire), the
-// message for people: it names what was wrong and says what to do about it. OK is one null pointer.
+// message for people: it names what was wrong and says what to do about it.
 #ifndef MSADB_STATUS_H_
 #define MSADB_STATUS_H_
 
@@ -40,30 +40,27 @@ const char* StatusCodeName(StatusCode code);
 class [[nodiscard]] Status {
  public:
   Status() = default;  // OK
-  Status(StatusCode code, std::string_view message)
-      : state_(code == StatusCode::kOk
-                   ? nullptr
-                   : std::make_unique<State>(State{code, std::string(message)})) {}
-
-  Status(const Status& other)
-      : state_(other.state_ ? std::make_unique<State>(*other.state_) : nullptr) {}
-  Status& operator=(const Status& other) {
-    if (this != &other) state_ = other.state_ ? std::make_unique<State>(*other.state_) : nullptr;
+  // Never throws: when there is no memory for the message, the code stays and message() says so.
+  Status(StatusCode code, std::string_view message) noexcept;
+  Status(const Status& other) noexcept;
+  Status& operator=(const Status& other) noexcept;
+  Status(Status&& other) noexcept
+      : code_(std::exchange(other.code_, StatusCode::kOk)), message_(std::move(other.message_)) {}
+  Status& operator=(Status&& other) noexcept {
+    message_ = std::move(other.message_);
+    code_ = std::exchange(other.code_, StatusCode::kOk);
     return *this;
   }
-  Status(Status&&) noexcept = default;
-  Status& operator=(Status&&) noexcept = default;
+  ~Status() = default;
 
-  bool ok() const { return state_ == nullptr; }
-  StatusCode code() const { return state_ ? state_->code : StatusCode::kOk; }
+  bool ok() const { return code_ == StatusCode::kOk; }
+  StatusCode code() const { return code_; }
   // Empty when OK. Valid until this Status is assigned to or destroyed.
-  std::string_view message() const {
-    return state_ ? std::string_view(state_->message) : std::string_view();
-  }
+  std::string_view message() const;
   // "OK", or "NotFound: no document 17 in collection 'notes'".
   std::string ToString() const;
   // The same code with "context: " put before the message. OK stays OK.
-  Status WithContext(std::string_view context) const;
+  Status WithContext(std::string_view context) const noexcept;
 
   static Status Ok() { return Status(); }
   static Status NotFound(std::string_view m) { return {StatusCode::kNotFound, m}; }
@@ -86,11 +83,8 @@ class [[nodiscard]] Status {
   static Status PermissionDenied(std::string_view m) { return {StatusCode::kPermissionDenied, m}; }
 
  private:
-  struct State {
-    StatusCode code;
-    std::string message;
-  };
-  std::unique_ptr<State> state_;
+  StatusCode code_ = StatusCode::kOk;
+  std::unique_ptr<const std::string> message_;  // null: OK, or no memory for it
 };
 
 // Either a T or a Status that is not OK. Reading the value of a failed Result ends the process:

@@ -364,6 +364,11 @@ size_t RouteCandidateBytes(int n_questions, int top_k) {
   return static_cast<size_t>(n_questions) * kSelectBlocks * top_k * sizeof(uint64_t);
 }
 
+int RouteTopKSupported() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, route_scores);
+}
+
 int RouteTopKCuda(const RouteParams& p, cudaStream_t stream) {
   if (p.n_chunks == 0 || p.n_chunks >= (size_t{1} << 31) - kTileRows || p.dim < 8 || p.dim > 1024 ||
       p.dim % 8 != 0 || p.columns.n_questions < 1 || p.columns.n_questions > kRouteQuestionsMax ||

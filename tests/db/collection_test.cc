@@ -1,4 +1,5 @@
 // The public API on one collection: documents in, documents out.
+#include <algorithm>
 #include <thread>
 
 #include "tests/db/db_test_util.h"
@@ -521,6 +522,38 @@ TEST_F(CollectionTest, InsertManyIsBatchedAndCanBeResumed) {
   EXPECT_CODE(bad, StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(bad.status().message()), HasSubstr("document 50"));
   EXPECT_OK(notes_->InsertMany({}));
+}
+
+// The document before has the same key and is being written while this one is looked at.
+TEST_F(CollectionTest, InsertManySeesKeysThatAreBeingWritten) {
+  constexpr size_t kDocuments = 60, kKeys = 7;
+  std::vector<NewDocument> documents;
+  for (size_t i = 0; i < kDocuments; ++i) {
+    documents.push_back(
+        Doc("document " + std::to_string(i), "repeated" + std::to_string(i % kKeys)));
+  }
+  InsertManyOptions options;
+  std::vector<size_t> done;
+  options.on_progress = [&](const InsertProgress& p) {
+    done.push_back(p.done);
+    return true;
+  };
+  const uint64_t encoded = FakeDocumentsEncoded();
+  ASSERT_OK_AND(const size_t inserted, notes_->InsertMany(documents, options));
+  EXPECT_EQ(inserted, kKeys);
+  EXPECT_EQ(FakeDocumentsEncoded() - encoded, kKeys);
+  EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
+  ASSERT_FALSE(done.empty());
+  EXPECT_EQ(done.back(), kDocuments);
+
+  options.replace_existing = true;
+  ASSERT_OK_AND(const size_t replaced, notes_->InsertMany(documents, options));
+  EXPECT_EQ(replaced, kDocuments);
+  for (size_t key = 0; key < kKeys; ++key) {
+    const size_t last = (kDocuments - 1 - key) / kKeys * kKeys + key;
+    ASSERT_OK_AND(const Document document, notes_->GetByKey("repeated" + std::to_string(key)));
+    EXPECT_EQ(document.text, "document " + std::to_string(last));
+  }
 }
 
 TEST_F(CollectionTest, StatisticsCountWhatIsThere) {

@@ -379,6 +379,27 @@ TEST_F(DatabaseTest, CompactLeavesNoByteOfWhatWasDeleted) {
   }
 }
 
+// What a kill can leave beside the database: a copy that has just begun or is nearly gone.
+TEST_F(DatabaseTest, ReencodeClearsWhatAKillLeftBeside) {
+  { auto db = Open(); }
+  const std::string beside = folder_ / "db.reencode";
+  Options other = TestOptions();
+  char fingerprint = 'b';
+  const std::vector<std::vector<std::string>> leftovers = {
+      {}, {"LOCK"}, {"COMMITS"}, {"LOCK", "COMMITS"}, {"LOCK", "rocksdb/CURRENT"}, {"MSADB"}};
+  for (const auto& files : leftovers) {
+    SCOPED_TRACE(files.empty() ? "an empty folder" : files.back());
+    std::filesystem::create_directory(beside);
+    for (const std::string& file : files) {
+      std::filesystem::create_directories(std::filesystem::path(beside + "/" + file).parent_path());
+      std::ofstream(beside + "/" + file) << "x";
+    }
+    other.model = MakeFakeModel({.fingerprint = std::string(64, fingerprint++)});
+    ASSERT_OK(Database::Reencode(folder_ / "db", other));
+    EXPECT_FALSE(std::filesystem::exists(beside));
+  }
+}
+
 TEST_F(DatabaseTest, ReencodeAdoptsAnotherModel) {
   std::vector<Document> before;
   {
@@ -406,10 +427,19 @@ TEST_F(DatabaseTest, ReencodeAdoptsAnotherModel) {
               StatusCode::kCancelled);
   EXPECT_NE(Open(), nullptr);
   EXPECT_FALSE(std::filesystem::exists(folder_ / "db.reencode"));
-  // A folder that is no database is not removed.
-  std::filesystem::create_directory(folder_ / "db.reencode");
+  // A folder with anything of others, or open elsewhere, is not removed.
+  const std::string beside = folder_ / "db.reencode";
+  std::filesystem::create_directory(beside);
+  std::ofstream(beside + "/letter.txt") << "mine";
   EXPECT_CODE(Database::Reencode(folder_ / "db", other), StatusCode::kAlreadyExists);
-  std::filesystem::remove(folder_ / "db.reencode");
+  EXPECT_TRUE(std::filesystem::exists(beside + "/letter.txt"));
+  std::filesystem::remove_all(beside);
+  {
+    ASSERT_OK_AND(const auto open, Database::Open(beside, TestOptions()));
+    EXPECT_CODE(Database::Reencode(folder_ / "db", other), StatusCode::kUnavailable);
+    ASSERT_OK(open->CreateCollection("still there"));
+  }
+  std::filesystem::remove_all(beside);
 
   InsertProgress last;
   ASSERT_OK(Database::Reencode(folder_ / "db", other, [&](const InsertProgress& p) {

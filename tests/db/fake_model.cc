@@ -184,8 +184,8 @@ class FakeModel final : public model::Model {
       for (size_t chunk = 0; chunk < expected.n_chunks; ++chunk, ++row) {
         for (size_t d = 0; d < kDim; ++d) {
           const size_t from = (layer * expected.n_chunks + chunk) * kDim + d;
-          if (row >= blocks.n_rows || !Same(blocks.keys[row * kDim + d], expected.keys[from]) ||
-              !Same(blocks.values[row * kDim + d], expected.values[from])) {
+          if (row >= blocks.n_rows || !Same(blocks.key_rows[row][d], expected.keys[from]) ||
+              !Same(blocks.value_rows[row][d], expected.values[from])) {
             return Status::Internal("content of part " + std::to_string(number) +
                                     " is not what was encoded");
           }
@@ -196,9 +196,7 @@ class FakeModel final : public model::Model {
     return Status::Ok();
   }
 
-  static bool Same(float stored, float exact) {
-    return stored == kernels::Bf16ToF32(kernels::F32ToBf16(exact));
-  }
+  static bool Same(uint16_t stored, float exact) { return stored == kernels::F32ToBf16(exact); }
 
   const FakeModelOptions options_;
   const std::string description_;

@@ -10,6 +10,8 @@
 #include "model/templates.h"
 #include "model/tokenizer.h"
 #include "tests/fuzz/seeds.h"
+#include "tests/fuzz/values_entry.h"
+#include "tests/fuzz/wire_entry.h"
 
 namespace msadb::fuzz {
 namespace {
@@ -137,6 +139,9 @@ constexpr Entry kEntries[] = {
     {"config", RunConfig, ConfigSeeds},
     {"tokenizer", RunTokenizer, TokenizerSeeds},
     {"templates", RunTemplates, TemplatesSeeds},
+    {"wire", RunWire, WireSeeds},
+    {"filter", RunFilter, FilterSeeds},
+    {"document", RunDocument, DocumentSeeds},
 };
 
 }  // namespace

@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "index/routing_index.h"
+#include "kernels/cuda_backend.h"
+#include "kernels/dtype.h"
 
 namespace msadb::index {
 
@@ -30,6 +32,16 @@ enum class Values {
   kNearTies,  // one vector, nudged in the last bits: float32 products cannot tell the documents
               // apart
 };
+
+// GPUs keep keys as float16 (IndexConfig::devices).
+inline void RoundToFloat16(std::vector<float>* values) {
+  for (float& v : *values) v = kernels::F16ToF32(kernels::F32ToF16(v));
+}
+
+// Two memories on the first GPU: with them everything that several GPUs do is done.
+inline std::vector<int> TwoShards() { return {0, 0}; }
+
+inline bool HaveGpu() { return kernels::CudaDeviceCount() > 0; }
 
 inline std::vector<float> RandomFloats(std::mt19937_64& rng, size_t n, Values values) {
   std::vector<float> floats(n);
@@ -51,6 +63,13 @@ inline TestDocument RandomDocument(std::mt19937_64& rng, const IndexConfig& conf
   TestDocument document;
   document.n_chunks = std::uniform_int_distribution<uint32_t>(1, chunks_max)(rng);
   document.keys = RandomFloats(rng, config.n_layers * document.n_chunks * config.dim, values);
+  if (!config.devices.empty()) {
+    if (values == Values::kNearTies) {  // the nudge of a float32 is lost: nudge the float16
+      std::uniform_int_distribution<int> grid(-1, 1);
+      for (float& v : document.keys) v *= 1 + 1e-3f * static_cast<float>(grid(rng));
+    }
+    RoundToFloat16(&document.keys);
+  }
   return document;
 }
 

@@ -14,17 +14,25 @@ namespace {
 
 class History {
  public:
-  explicit History(uint64_t seed) : rng_(seed) {
+  // Without devices: an index in host memory, of either engine.
+  explicit History(uint64_t seed, std::vector<int> devices = {},
+                   std::optional<Engine> engine = std::nullopt)
+      : rng_(seed) {
     config_.n_layers = Uniform(1, 3);
     config_.dim = Pick({1, 2, 7, 16, 67, 192});
     config_.engine = Uniform(0, 1) ? Engine::kFused : Engine::kFaiss;
+    if (!devices.empty() && Uniform(0, 3) == 0) config_.dim = Pick({8, 256, 1024});
+    config_.devices = std::move(devices);
+    if (engine) config_.engine = *engine;
     config_.segment_rows_min = Uniform(1, 40);
     config_.segment_rows_max = config_.segment_rows_min + Uniform(0, 600);
     config_.compact_dead_fraction = Uniform(1, 10) / 10.0;
     values_ = static_cast<Values>(Uniform(0, 2));
     chunks_max_ = static_cast<uint32_t>(Pick({1, 3, 12}));
     batch_max_ = Pick({1, 8, 120});
-    index_ = std::move(RoutingIndex::Create(config_)).value();
+    auto index = RoutingIndex::Create(config_);
+    EXPECT_TRUE(index.ok()) << index.status().ToString();
+    index_ = std::move(index).value();
   }
 
   void Run(int n_steps) {
@@ -110,7 +118,7 @@ class History {
       ASSERT_EQ(*snapshot.Keys(number), document.keys);
     }
 
-    const size_t n_tokens = Pick({0, 1, 2, 4, 5, 19, 20, 40, 130, 300});
+    const size_t n_tokens = Pick({0, 1, 2, 4, 5, 19, 20, 40, 64, 65, 130, 300});
     const std::vector<float> queries = RandomFloats(rng_, n_tokens * config_.dim, values_);
     const size_t k = Pick({0, 1, 2, 7, 16, 100, 100000});
     const int layer = static_cast<int>(Uniform(0, config_.n_layers - 1));
@@ -161,6 +169,36 @@ TEST(RoutingIndexPropertyTest, EqualsBruteForceThroughRandomHistories) {
     SCOPED_TRACE("MSADB_TEST_SEED=" + std::to_string(seed));
     History(seed).Run(15);
   }
+}
+
+void RunOnGpu(std::vector<int> devices, Engine engine, uint64_t fixed_seed, int n_histories) {
+  if (!HaveGpu()) GTEST_SKIP() << "no GPU";
+  IndexConfig config;
+  config.n_layers = config.dim = 1;
+  config.devices = devices;
+  config.engine = engine;
+  const auto index = RoutingIndex::Create(config);
+  if (index.status().code() == StatusCode::kUnsupported) {
+    GTEST_SKIP() << index.status().ToString();
+  }
+  const uint64_t first = TestSeed(fixed_seed);
+  for (uint64_t seed = first; seed < first + n_histories && !::testing::Test::HasFailure();
+       ++seed) {
+    SCOPED_TRACE("MSADB_TEST_SEED=" + std::to_string(seed));
+    History(seed, devices, engine).Run(15);
+  }
+}
+
+TEST(RoutingIndexPropertyTest, OneGpuEqualsBruteForce) {
+  RunOnGpu({0}, Engine::kFused, 20260801, 40);
+}
+
+TEST(RoutingIndexPropertyTest, TwoShardsEqualBruteForce) {
+  RunOnGpu(TwoShards(), Engine::kFused, 20260901, 20);
+}
+
+TEST(RoutingIndexPropertyTest, FaissOnAGpuEqualsBruteForce) {
+  RunOnGpu(TwoShards(), Engine::kFaiss, 20261001, 12);
 }
 
 }  // namespace

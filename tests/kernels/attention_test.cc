@@ -105,7 +105,7 @@ TEST(AttentionTest, LargeScoresDoNotOverflow) {
     AttentionPrefill(p, 1, w);
   };
   const auto decode = [](const AttentionParams& p, AttentionWorkspace* w) {
-    AttentionDecode(p, 1, w);
+    AttentionDecode({&p, 1}, 1, w);
   };
   Compare({4, 2, 32}, {{0, 40, 0, 150}}, random, prefill, 300.0f);
   Compare({4, 2, 32}, {{0, 1, 0, 150}}, random, decode, 300.0f);
@@ -121,7 +121,7 @@ TEST(AttentionTest, DecodeMatchesReference) {
                                       << shape.head_dim << ", context " << before);
       // Two sequences in one call, the second with its own keys and an empty one between.
       Compare(shape, {{0, 1, 0, before}, {1, 0, 0, 0}, {1, 1, before + 1, before / 2}}, random,
-              [](const AttentionParams& p, AttentionWorkspace* w) { AttentionDecode(p, 2, w); });
+              [](const AttentionParams& p, AttentionWorkspace* w) { AttentionDecode({&p, 1}, 2, w); });
       if (testing::Test::HasFatalFailure()) return;
     }
   }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 #include <thread>
 
 #include "tests/model/markov_model.h"
@@ -211,6 +212,95 @@ TEST_F(InterleaveTest, RoutedDocumentsAreReadWhenTheModelAsksForNone) {
   ASSERT_EQ(result.rounds.size(), 2u);
   ASSERT_EQ(result.rounds[0].appended.size(), 1u);
   EXPECT_EQ(result.rounds[0].appended[0], FuseLayers(result.rounds[0].layers)[0].number);
+  EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+}
+
+TEST_F(InterleaveTest, RoutedDocumentsAreReadBesidesThoseAskedFor) {
+  Load(kTwoRounds, {{"route_besides", 1}});
+  const AnswerResult result = Answer();
+  ASSERT_EQ(result.rounds.size(), 2u);
+  EXPECT_EQ(result.rounds[0].generated, (Numbers{4, 99, 7}));
+  Numbers expected = {4, 7};
+  for (const RoutedDocument& document : FuseLayers(result.rounds[0].layers)) {
+    if (document.number != 4 && document.number != 7) {
+      expected.push_back(document.number);
+      break;
+    }
+  }
+  ASSERT_EQ(expected.size(), 3u) << "routing chose nothing but what the model asked for";
+  EXPECT_EQ(result.rounds[0].appended, expected);
+  EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+}
+
+// Asked for what it has read, the engine does not go on reading by routing alone.
+TEST_F(InterleaveTest, AskingAgainForTheSameEndsRetrievalWithRoutingBesides) {
+  auto follows = kTwoRounds;
+  follows[4] = {"<|object_ref_end|>", "[4]"};
+  follows[2] = {"[99]", "[7]"};
+  follows[1] = {"[4]", "[7]"};
+  Load(follows, {{"route_besides", 1}});
+  const AnswerResult result = Answer({.rounds_max = 10});
+  EXPECT_EQ(result.rounds.size(), 2u);
+}
+
+// A model that gives the same answer again: that answer is delivered, once.
+TEST_F(InterleaveTest, MoreIsReadWhenTheAnswerDeclines) {
+  const std::string decline = "blue as [7] and [3] say.";
+  Load(kTwoRounds, {{"route_when_declined", 1}, {"decline", decline}});
+  std::string streamed;
+  const auto on_text = [&](std::string_view piece) {
+    streamed += piece;
+    return true;
+  };
+  const AnswerResult result = Answer({.on_text = on_text});
+  ASSERT_EQ(result.rounds.size(), 3u);
+  ASSERT_EQ(result.rounds[1].appended.size(), 1u);
+  const DocumentNumber more = result.rounds[1].appended[0];
+  EXPECT_TRUE(more != 4 && more != 7) << more;
+  for (const RoutedDocument& document : FuseLayers(result.rounds[1].layers)) {
+    if (document.number == 4 || document.number == 7) continue;
+    EXPECT_EQ(more, document.number);
+    break;
+  }
+  EXPECT_EQ(result.text, decline);
+  EXPECT_EQ(streamed, decline);
+
+  streamed.clear();
+  EXPECT_EQ(Answer({.on_text = on_text, .rounds_max = 2}).rounds.size(), 2u);
+  EXPECT_EQ(streamed, decline);
+}
+
+TEST_F(InterleaveTest, AnAnswerThatDoesNotDeclineIsGivenAtOnce) {
+  for (const char* decline : {"blue as", "blue as [7] and [3] say. So it is.", "I don't know."}) {
+    Load(kTwoRounds, {{"route_when_declined", 1}, {"decline", decline}});
+    std::string streamed;
+    const AnswerResult result = Answer({.on_text = [&](std::string_view piece) {
+      streamed += piece;
+      return true;
+    }});
+    EXPECT_EQ(result.rounds.size(), 2u) << decline;
+    EXPECT_EQ(streamed, "blue as [7] and [3] say.") << decline;
+    TearDown();
+  }
+}
+
+// 99 does not exist and [7] may come once: the list takes what routing chose, then closes.
+TEST_F(InterleaveTest, ListsNameWhatRoutingChose) {
+  auto follows = kTwoRounds;
+  follows[3] = {"[7]", "[99]"};
+  Load(follows, {{"numbers_from_routing", true}});
+  const AnswerResult result = Answer();
+  ASSERT_EQ(result.rounds.size(), 2u);
+  std::set<DocumentNumber> routed;
+  for (const LayerTrace& layer : result.rounds[0].layers) {
+    for (const RoutedDocument& document : layer.documents) routed.insert(document.number);
+  }
+  const Numbers& generated = result.rounds[0].generated;
+  EXPECT_FALSE(generated.empty());
+  for (DocumentNumber number : generated) EXPECT_TRUE(routed.contains(number)) << number;
+  EXPECT_EQ(std::set<DocumentNumber>(generated.begin(), generated.end()).size(), generated.size());
+  EXPECT_EQ(result.rounds[0].appended, generated);
+  EXPECT_EQ(result.rounds[1].generated, Numbers());
   EXPECT_EQ(result.text, "blue as [7] and [3] say.");
 }
 

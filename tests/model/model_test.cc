@@ -1,6 +1,7 @@
 // The facade: loading and its errors, documents and their errors, fingerprints, taking turns.
 #include "model/model.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -222,7 +223,8 @@ TEST_F(ModelTest, ManyThreadsTakeTurns) {
         if (i % 2 == 0) {
           const auto encoded = model->EncodeDocuments({&document, 1});
           ASSERT_TRUE(encoded.ok());
-          EXPECT_EQ((*encoded)[0].keys, expected.keys);
+          // Sharing a pass with others may change which kernel a product takes, so its last bits.
+          EXPECT_THAT((*encoded)[0].keys, testing::Pointwise(testing::FloatNear(1e-4f), expected.keys));
         } else {
           VectorBank own(model->kv_dim());
           own.Add(1, expected, "text");

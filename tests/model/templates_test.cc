@@ -132,6 +132,10 @@ TEST(Templates, RouteMode) {
       CompileOk(*tokenizer, {{"retrieval", "route"},
                              {"route_documents", 5},
                              {"route_when_none", 2},
+                             {"route_besides", 3},
+                             {"numbers_from_routing", true},
+                             {"route_when_declined", 4},
+                             {"decline", "No idea."},
                              {"answer_head", "<|im_start|>user\nNotes:\n"},
                              {"answer_tail", "{question}<|im_end|>\n<|im_start|>assistant\n"},
                              {"stop", {"<|im_end|>", "<|endoftext|>", "<|im_end|>"}},
@@ -139,6 +143,10 @@ TEST(Templates, RouteMode) {
   EXPECT_EQ(templates.retrieval(), RetrievalMode::kRoute);
   EXPECT_EQ(templates.route_documents(), 5);
   EXPECT_EQ(templates.route_when_none(), 2);
+  EXPECT_EQ(templates.route_besides(), 3);
+  EXPECT_NE(templates.number_lists(), nullptr);
+  EXPECT_EQ(templates.route_when_declined(), 4);
+  EXPECT_EQ(templates.strings().decline, "No idea.");
   EXPECT_EQ(*templates.AnswerHead("Q"), Parsed(*tokenizer, "<|im_start|>user\nNotes:\n"));
   EXPECT_EQ(*templates.AnswerTail("Q"), Parsed(*tokenizer, "Q<|im_end|>\n<|im_start|>assistant\n"));
   EXPECT_EQ(templates.stop_tokens().size(), 2u);
@@ -168,6 +176,10 @@ TEST(Templates, RefusesBadFilesByKey) {
       {{{"retrieval", 1}}, "retrieval"},
       {{{"route_documents", -1}}, "route_documents"},
       {{{"route_when_none", 65}}, "route_when_none"},
+      {{{"route_besides", -1}}, "route_besides"},
+      {{{"route_when_declined", 65}}, "route_when_declined"},
+      {{{"decline", "{question}"}}, "decline"},
+      {{{"numbers_from_routing", 1}}, "numbers_from_routing"},
       {{{"route_documents", 65}}, "route_documents"},
       {{{"route_documents", 1.5}}, "route_documents"},
       {{{"stop", "x"}}, "stop"},

@@ -3,8 +3,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "db/validate.h"
 #include "msadb/transfer.h"
+#include "values/validate.h"
 
 namespace msadb {
 namespace {

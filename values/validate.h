@@ -1,7 +1,7 @@
 // Checks of everything a caller hands in, made before anything is allocated, encoded or locked.
 // Every failure is InvalidArgument and its message says what was wrong and what to do.
-#ifndef MSADB_DB_VALIDATE_H_
-#define MSADB_DB_VALIDATE_H_
+#ifndef MSADB_VALUES_VALIDATE_H_
+#define MSADB_VALUES_VALIDATE_H_
 
 #include <cstddef>
 #include <string_view>
@@ -10,7 +10,7 @@
 #include "msadb/options.h"
 #include "msadb/status.h"
 
-namespace msadb::db {
+namespace msadb::values {
 
 // Metadata names: 1..256 bytes of UTF-8, no control characters, not starting with '$' (those are
 // operators of Filter).
@@ -34,6 +34,6 @@ Status ValidateList(const ListOptions& options);
 // Bytes of names and values together: what Limits::metadata_bytes_max bounds.
 size_t MetadataBytes(const Metadata& metadata);
 
-}  // namespace msadb::db
+}  // namespace msadb::values
 
-#endif  // MSADB_DB_VALIDATE_H_
+#endif  // MSADB_VALUES_VALIDATE_H_

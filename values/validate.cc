@@ -1,12 +1,13 @@
-#include "db/validate.h"
+#include "values/validate.h"
 
+#include <chrono>
 #include <cmath>
 #include <string>
 #include <variant>
 
 #include "base/utf8.h"
 
-namespace msadb::db {
+namespace msadb::values {
 namespace {
 
 std::string Count(size_t n, const char* unit) { return std::to_string(n) + " " + unit; }
@@ -22,6 +23,18 @@ Status CheckUtf8(std::string_view what, std::string_view text) {
   if (good == text.size()) return Status::Ok();
   return Status::InvalidArgument(std::string(what) + " is not valid UTF-8 at byte " +
                                  std::to_string(good) + "; convert it to UTF-8 first");
+}
+
+// What ParseTime reads, so that whatever is stored can be written as JSON and read again.
+Status CheckTime(std::string_view what, TimePoint time) {
+  using std::chrono::sys_days;
+  using std::chrono::year;
+  if (time >= sys_days(year(1970) / 1 / 1) && time < sys_days(year(10'000) / 1 / 1)) {
+    return Status::Ok();
+  }
+  return Status::InvalidArgument(
+      std::string(what) +
+      " is not in the years 1970 to 9999; check its unit (microseconds since 1970)");
 }
 
 size_t ValueBytes(const MetadataValue& value) {
@@ -146,6 +159,8 @@ Status ValidateDocument(const NewDocument& document, const Limits& limits) {
                    "shorten it or put it into the metadata");
   }
   MSADB_RETURN_IF_ERROR(CheckUtf8("the source", document.source));
+  if (document.created_at) MSADB_RETURN_IF_ERROR(CheckTime("created_at", *document.created_at));
+  if (document.expires_at) MSADB_RETURN_IF_ERROR(CheckTime("expires_at", *document.expires_at));
   return ValidateMetadata(document.metadata, limits);
 }
 
@@ -204,4 +219,4 @@ Status ValidateList(const ListOptions& options) {
   return Status::Ok();
 }
 
-}  // namespace msadb::db
+}  // namespace msadb::values

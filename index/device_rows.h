@@ -1,0 +1,68 @@
+// The routing keys of one segment in the memory of one GPU, as float16.
+//
+// One range of addresses holds the planes of all layers, each [capacity_rows, padded_dim], and the
+// document table; memory is put behind a plane as its rows are written (device_memory.h). So
+// nothing moves, and an append never disturbs who reads the rows before it. Our kernel and FAISS's
+// brute-force search (faiss::gpu::bfKnn) read the same plane.
+#ifndef MSADB_INDEX_DEVICE_ROWS_H_
+#define MSADB_INDEX_DEVICE_ROWS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "index/device_memory.h"
+
+namespace msadb::index::internal {
+
+struct DeviceStaging;
+
+class DeviceRows {
+ public:
+  // The kernel's copies need rows of a multiple of 16 bytes; columns past dim are 0.
+  static constexpr size_t PaddedDim(size_t dim) { return (dim + 7) / 8 * 8; }
+
+  // Reserves addresses. All methods throw DeviceFailure.
+  DeviceRows(int device, int n_layers, size_t dim, uint32_t capacity_rows);
+  ~DeviceRows();
+
+  int device() const { return device_; }
+  size_t bytes_committed() const { return range_.bytes_committed(); }
+  // Device addresses.
+  const void* keys(int layer) const { return range_.data() + layer * plane_bytes_; }
+  const uint32_t* row_begin() const {
+    return reinterpret_cast<const uint32_t*>(range_.data() + n_layers_ * plane_bytes_);
+  }
+
+  // Writer only. Appended rows are on the device after Flush; layer_keys[r] is [n_chunks, dim]
+  // float32 host memory, which may be reused when Append returns.
+  void Append(uint32_t row, uint32_t n_chunks, std::span<const float* const> layer_keys);
+  // Copies rows of a segment on the same device.
+  void CopyFrom(const DeviceRows& from, uint32_t from_row, uint32_t n_rows, uint32_t row);
+  // Waits until all rows are there, and writes entries [first, n_documents] of the document table.
+  void Flush(const uint32_t* row_begin, uint32_t first, uint32_t n_documents);
+  // Forgets what was appended since the last Flush.
+  void Discard();
+
+  // Rows [row, row + n_rows) of a layer as float32, to host memory. Any thread.
+  void Read(int layer, uint32_t row, uint32_t n_rows, float* out) const;
+
+ private:
+  void Commit(uint32_t rows);
+  void Submit();
+
+  const int device_;
+  const int n_layers_;
+  const size_t dim_;
+  const size_t row_bytes_;
+  const uint32_t capacity_rows_;
+  const size_t plane_bytes_;
+  DeviceRange range_;
+  uint32_t committed_rows_ = 0;
+  std::unique_ptr<DeviceStaging> staging_;  // while something is not flushed
+};
+
+}  // namespace msadb::index::internal
+
+#endif  // MSADB_INDEX_DEVICE_ROWS_H_

@@ -1,0 +1,280 @@
+// Attention of one query a segment over many keys, split over the keys.
+//
+// A block takes one segment, one set of up to kGroup query heads that share a kv head, and one
+// range of keys: every key and value is read once for all of them. Within a warp, DPAD / 8 lanes
+// hold one key's dimensions, 8 each; keys are dealt out to these lane groups, each of which keeps
+// its own running softmax. Lane groups, then warps, then blocks merge by (maximum, sum, weighted
+// values); the last block of a (segment, head set) to arrive merges the blocks, so one launch is
+// enough.
+#include <algorithm>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace msadb::kernels::cuda {
+namespace {
+
+constexpr unsigned kWarps = 4;
+constexpr unsigned kThreads = 32 * kWarps;
+constexpr int kGroupMax = 4;  // query heads of a block
+constexpr size_t kKeysPerSplitMin = 32;
+
+struct Params {
+  const bf16* q;
+  bf16* out;
+  size_t q_stride, out_stride;
+  unsigned group;  // query heads of a kv head
+  unsigned sets;   // of kGroupMax heads, of a kv head
+  unsigned head_dim;
+  float scale_log2;  // scale * log2(e)
+  unsigned splits;
+  float* partial;      // [segment][kv head][set][split][kGroupMax][DPAD + 2]
+  uint32_t* counters;  // [segment][kv head][set]
+  DecodeSegment segments[kDecodeSegmentsMax];
+};
+
+template <bool kVector>
+__device__ __forceinline__ void Load8(const bf16* row, unsigned begin, unsigned head_dim,
+                                      float (&x)[8]) {
+  if (kVector) {
+    if (begin < head_dim) {
+      const uint4 words = *reinterpret_cast<const uint4*>(row + begin);
+      x[0] = Low(words.x), x[1] = High(words.x), x[2] = Low(words.y), x[3] = High(words.y);
+      x[4] = Low(words.z), x[5] = High(words.z), x[6] = Low(words.w), x[7] = High(words.w);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[i] = 0;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = begin + i < head_dim ? ToFloat(row[begin + i]) : 0.0f;
+  }
+}
+
+// (m, l, acc) of two disjoint key sets become those of their union.
+struct Softmax {
+  float m, l;
+};
+__device__ __forceinline__ void MergeWeights(float& m, float other_m, float& mine, float& other) {
+  const float top = fmaxf(m, other_m);
+  mine = m == -INFINITY ? 0.0f : exp2f(m - top);
+  other = other_m == -INFINITY ? 0.0f : exp2f(other_m - top);
+  m = top;
+}
+
+template <unsigned kPad, bool kVector>
+__global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__ Params p) {
+  constexpr unsigned kLanes = kPad / 8;           // of a key
+  constexpr unsigned kKeysPerWarp = 32 / kLanes;  // at a time
+  GridRelease();
+  GridWait();
+  const unsigned split = blockIdx.x;
+  const unsigned kv_head = blockIdx.y / p.sets, set = blockIdx.y % p.sets;
+  const DecodeSegment& segment = p.segments[blockIdx.z];
+  const auto* const all_keys = static_cast<const bf16*>(segment.k);
+  const auto* const all_values = static_cast<const bf16*>(segment.v);
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const unsigned slot = lane / kLanes, begin = lane % kLanes * 8;
+  const unsigned first_head = kv_head * p.group + set * kGroupMax;
+  const unsigned n_heads = min(unsigned{kGroupMax}, p.group - set * kGroupMax);
+
+  float q[kGroupMax][8], acc[kGroupMax][8], m[kGroupMax], l[kGroupMax];
+#pragma unroll
+  for (int h = 0; h < kGroupMax; ++h) {
+    const unsigned head = first_head + min(unsigned(h), n_heads - 1);
+    Load8<kVector>(p.q + segment.query * p.q_stride + head * size_t{p.head_dim}, begin, p.head_dim,
+                   q[h]);
+    m[h] = -INFINITY;
+    l[h] = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      q[h][i] *= p.scale_log2;
+      acc[h][i] = 0;
+    }
+  }
+
+  const unsigned keys = segment.keys;
+  const unsigned share = (keys + p.splits - 1) / p.splits;
+  const unsigned key_end = min(keys, (split + 1) * share);
+  const size_t head_offset = kv_head * size_t{p.head_dim};
+  constexpr unsigned kStep = kWarps * kKeysPerWarp;
+  constexpr int kUnroll = 2;
+  for (unsigned base = split * share; base < key_end; base += kStep * kUnroll) {
+    float key[kUnroll][8], value[kUnroll][8];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const unsigned at = min(base + u * kStep + warp * kKeysPerWarp + slot, keys - 1);
+      Load8<kVector>(all_keys + at * segment.k_stride + head_offset, begin, p.head_dim, key[u]);
+      Load8<kVector>(all_values + at * segment.v_stride + head_offset, begin, p.head_dim, value[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const bool valid = base + u * kStep + warp * kKeysPerWarp + slot < key_end;
+#pragma unroll
+      for (int h = 0; h < kGroupMax; ++h) {
+        float score = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) score = fmaf(q[h][i], key[u][i], score);
+#pragma unroll
+        for (unsigned step = kLanes / 2; step > 0; step /= 2) {
+          score += __shfl_xor_sync(~0u, score, step);
+        }
+        if (!valid) continue;
+        const float top = fmaxf(m[h], score);
+        const float keep = exp2f(m[h] - top);  // 0 for the first key
+        const float weight = exp2f(score - top);
+        m[h] = top;
+        l[h] = l[h] * keep + weight;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(weight, value[u][i], acc[h][i] * keep);
+      }
+    }
+  }
+
+  // Lane groups of a warp.
+#pragma unroll
+  for (unsigned step = kLanes; step < 32; step *= 2) {
+#pragma unroll
+    for (int h = 0; h < kGroupMax; ++h) {
+      float mine, other;
+      const float other_l = __shfl_xor_sync(~0u, l[h], step);
+      MergeWeights(m[h], __shfl_xor_sync(~0u, m[h], step), mine, other);
+      l[h] = l[h] * mine + other_l * other;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        acc[h][i] = acc[h][i] * mine + __shfl_xor_sync(~0u, acc[h][i], step) * other;
+      }
+    }
+  }
+  // Warps.
+  constexpr unsigned kRow = kPad + 2;
+  __shared__ float merged[kWarps][kGroupMax][kRow];
+  __shared__ bool is_last;
+  if (slot == 0) {
+#pragma unroll
+    for (int h = 0; h < kGroupMax; ++h) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) merged[warp][h][begin + i] = acc[h][i];
+      if (begin == 0) {
+        merged[warp][h][kPad] = m[h];
+        merged[warp][h][kPad + 1] = l[h];
+      }
+    }
+  }
+  __syncthreads();
+  const unsigned item = (blockIdx.z * gridDim.y + blockIdx.y);
+  float* const partial = p.partial + size_t{item} * p.splits * kGroupMax * kRow;
+  for (unsigned i = threadIdx.x; i < n_heads * kPad; i += kThreads) {
+    const unsigned h = i / kPad, d = i % kPad;
+    float top = -INFINITY, sum = 0, value = 0;
+#pragma unroll
+    for (unsigned w = 0; w < kWarps; ++w) top = fmaxf(top, merged[w][h][kPad]);
+#pragma unroll
+    for (unsigned w = 0; w < kWarps; ++w) {
+      const float warp_m = merged[w][h][kPad];
+      const float weight = warp_m == -INFINITY ? 0.0f : exp2f(warp_m - top);
+      sum += weight * merged[w][h][kPad + 1];
+      value += weight * merged[w][h][d];
+    }
+    if (p.splits == 1) {
+      if (d < p.head_dim) {
+        p.out[segment.query * p.out_stride + (first_head + h) * size_t{p.head_dim} + d] =
+            FromFloat<bf16>(value / sum);
+      }
+      continue;
+    }
+    float* const to = partial + (size_t{split} * kGroupMax + h) * kRow;
+    to[d] = value;
+    if (d == 0) {
+      to[kPad] = top;
+      to[kPad + 1] = sum;
+    }
+  }
+  if (p.splits == 1) return;
+  // Blocks.
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) is_last = atomicAdd(p.counters + item, 1u) == p.splits - 1;
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  for (unsigned i = threadIdx.x; i < n_heads * kPad; i += kThreads) {
+    const unsigned h = i / kPad, d = i % kPad;
+    float top = -INFINITY, sum = 0, value = 0;
+    for (unsigned s = 0; s < p.splits; ++s) {
+      const float* const from = partial + (size_t{s} * kGroupMax + h) * kRow;
+      float mine, other;
+      MergeWeights(top, __ldcg(from + kPad), mine, other);
+      sum = sum * mine + __ldcg(from + kPad + 1) * other;
+      value = value * mine + __ldcg(from + d) * other;
+    }
+    if (d < p.head_dim) {
+      p.out[segment.query * p.out_stride + (first_head + h) * size_t{p.head_dim} + d] =
+          FromFloat<bf16>(value / sum);
+    }
+  }
+  if (threadIdx.x == 0) p.counters[item] = 0;  // for the next launch
+}
+
+unsigned Pad(size_t head_dim) {
+  return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+
+}  // namespace
+
+size_t DecodePartialFloats(size_t multiprocessors) {
+  return 2 * multiprocessors * kGroupMax * (256 + 2);
+}
+
+cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment* segments,
+                                  size_t segment_count, size_t multiprocessors,
+                                  const DecodeWorkspace& workspace, cudaStream_t stream) {
+  if (segment_count == 0) return cudaSuccess;
+  if (shape.head_dim > 256) return cudaErrorInvalidValue;
+  Params p = {};
+  p.q = static_cast<const bf16*>(shape.q.data);
+  p.out = static_cast<bf16*>(shape.out.data);
+  p.q_stride = shape.q.stride;
+  p.out_stride = shape.out.stride;
+  p.group = static_cast<unsigned>(shape.heads / shape.kv_heads);
+  p.sets = CeilDiv(p.group, kGroupMax);
+  p.head_dim = static_cast<unsigned>(shape.head_dim);
+  p.scale_log2 = shape.scale * 1.4426950408889634f;
+  p.partial = workspace.partial;
+  p.counters = workspace.counters;
+  const auto aligned = [](const void* data, size_t stride) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+  };
+  bool vector = shape.head_dim % 8 == 0 && aligned(shape.q.data, shape.q.stride);
+  size_t keys = 0;
+  for (size_t i = 0; i < segment_count; ++i) {
+    const DecodeSegment& segment = p.segments[i] = segments[i];
+    keys = std::max<size_t>(keys, segment.keys);
+    vector = vector && aligned(segment.k, segment.k_stride) && aligned(segment.v, segment.v_stride);
+  }
+  // Two blocks a multiprocessor, unless that leaves a block too few keys. More than one split
+  // therefore means at most that many blocks, which bounds the workspace.
+  const size_t items = segment_count * shape.kv_heads * p.sets;
+  size_t splits = std::max<size_t>(1, 2 * multiprocessors / items);
+  splits = std::min({splits, size_t{CeilDiv(keys, kKeysPerSplitMin)}, kDecodeSplitsMax});
+  // No empty split: a share of ceil(keys / splits) may cover the keys with fewer.
+  p.splits = CeilDiv(keys, CeilDiv(keys, splits));
+  const dim3 grid(p.splits, static_cast<unsigned>(shape.kv_heads) * p.sets,
+                  static_cast<unsigned>(segment_count));
+  switch (Pad(shape.head_dim)) {
+    case 32:
+      return Launch(vector ? DecodeKernel<32, true> : DecodeKernel<32, false>, grid, kThreads, 0,
+                    stream, p);
+    case 64:
+      return Launch(vector ? DecodeKernel<64, true> : DecodeKernel<64, false>, grid, kThreads, 0,
+                    stream, p);
+    case 128:
+      return Launch(vector ? DecodeKernel<128, true> : DecodeKernel<128, false>, grid, kThreads, 0,
+                    stream, p);
+    default:
+      return Launch(vector ? DecodeKernel<256, true> : DecodeKernel<256, false>, grid, kThreads, 0,
+                    stream, p);
+  }
+}
+
+}  // namespace msadb::kernels::cuda

@@ -1,0 +1,2 @@
+VERSION: str
+SOURCE_MODEL: str
