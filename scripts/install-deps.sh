@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that building, testing and running msadb need. Installs what is
-# missing, upgrades nothing, and is quick when everything is there. Works as root or through sudo.
-# CUDA is optional and not installed: the build finds nvcc if you have it.
+# Installs the Debian 12 packages that building, testing and running msadb need; with --no-tests only
+# those for building and running the program and the C++ library. Installs what is missing, upgrades
+# nothing, and is quick when everything is there. Works as root or through sudo. CUDA is optional and
+# not installed: the build finds nvcc if you have it.
 source "$(dirname "$0")/lib/common.sh"
+
+case ${1:-} in
+  "") tests=yes ;;
+  --no-tests) tests=no ;;
+  *) die "usage: scripts/install-deps.sh [--no-tests]" ;;
+esac
 
 packages=(
   build-essential cmake ninja-build ccache pkg-config ca-certificates
+  # the Python package
   python3 python3-venv python3-dev pybind11-dev
   # storage
   librocksdb-dev libflatbuffers-dev flatbuffers-compiler libxxhash-dev
@@ -15,7 +23,9 @@ packages=(
   libopenblas-openmp-dev libpcre2-dev libutf8proc-dev libssl-dev libboost1.81-dev
   # command line
   nlohmann-json3-dev libcli11-dev
-  # tests and benchmarks; the console is tested in Chromium
+)
+# The console is tested in Chromium.
+[[ $tests == no ]] || packages+=(
   libgtest-dev libgmock-dev libbenchmark-dev chromium chromium-driver curl openssl wrk
 )
 
@@ -31,6 +41,7 @@ done
 # The Python packages of the tests, in a virtual environment of this source tree. Without them those
 # tests skip, so failing here is no reason to stop.
 install_python_packages() {
+  [[ $tests == yes ]] || return 0
   local wanted stamp=.venv/installed-for-tests
   wanted=$(cat tests/server/requirements.txt)
   [[ -f $stamp && $(< "$stamp") == "$wanted" ]] && return

@@ -6,9 +6,12 @@
 source "$(dirname "$0")/lib/common.sh"
 
 build_dir=${1:-build/release}
+shift || true
 scripts/install-deps.sh
 say "Building in $build_dir"
-scripts/build.sh "$@"
+# All parts, also after the quickstart's build of the program alone.
+scripts/build.sh "$build_dir" -DMSADB_BUILD_TESTS=ON -DMSADB_BUILD_BENCH=ON -DMSADB_BUILD_CLI=ON \
+  -DMSADB_BUILD_PYTHON=ON "$@"
 
 say "Testing"
 results=$PWD/$build_dir/test-results
