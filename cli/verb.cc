@@ -16,7 +16,7 @@ CLI::App* AddVerb(CLI::App& app, const std::string& name, const std::string& hel
   verb->add_option("--threads", args->threads, "Threads for the model, 0: one per core")
       ->check(CLI::Range(0, 1024))
       ->group("Common");
-  verb->add_option("--device", args->device, "auto, cpu or cuda:N")->group("Common");
+  verb->add_option("--device", args->device, "auto, cpu, cuda:N, or cuda:N,M to spread routing keys")->group("Common");
   return verb;
 }
 

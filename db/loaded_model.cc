@@ -1,5 +1,6 @@
 #include "db/loaded_model.h"
 
+#include "db/device.h"
 #include "db/guard.h"
 
 namespace msadb {
@@ -9,7 +10,8 @@ Result<std::shared_ptr<LoadedModel>> LoadedModel::Load(const std::string& model_
   return db::Guard([&]() -> Result<std::shared_ptr<LoadedModel>> {
     model::ModelOptions model_options;
     model_options.threads = threads;
-    model_options.device = device;
+    MSADB_ASSIGN_OR_RETURN(const db::DeviceChoice choice, db::ParseDevice(device));
+    model_options.device = choice.ForModel();
     MSADB_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model,
                            db::LoadedModelImpl::LoadFrom(model_path, model_options));
     return model;

@@ -1,7 +1,6 @@
 #include "db/loader.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -9,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "db/device.h"
 #include "db/encoder.h"
 #include "db/guard.h"
 #include "kernels/cuda_backend.h"
@@ -107,12 +107,13 @@ size_t ThreadsFor(const Engine& engine, uint64_t parts) {
   return std::clamp<size_t>(parts / kPartsPerThread, 1, threads);
 }
 
-// The GPU that Options::device names for routing keys, if any. "auto": the first one, when there is
+// The GPUs that Options::device names for routing keys, if any. "auto": the first one, when there is
 // one that can hold an index of this model.
 std::vector<int> IndexDevices(const Engine& engine) {
-  const std::string& device = engine.options.device;
-  if (device.starts_with("cuda:")) return {std::atoi(device.c_str() + 5)};
-  if (device != "auto" || kernels::CudaDeviceCount() == 0) return {};
+  const auto device = ParseDevice(engine.options.device);
+  if (!device.ok()) return {};  // checked when the database was opened
+  if (!device->automatic) return device->gpus;
+  if (kernels::CudaDeviceCount() == 0) return {};
   index::IndexConfig probe;
   probe.n_layers = 1;
   probe.dim = engine.model().kv_dim();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "db/database_impl.h"
+#include "db/device.h"
 #include "db/encoder.h"
 #include "db/guard.h"
 #include "kernels/cuda_backend.h"
@@ -105,7 +106,8 @@ Result<ResolvedModel> ResolveModel(const Options& options, const std::string& re
   }
   model::ModelOptions model_options;
   model_options.threads = options.threads;
-  model_options.device = options.device;
+  MSADB_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
+  model_options.device = device.ForModel();
   model_options.encode_batch_tokens = options.encode_batch_tokens;
   auto model = LoadedModelImpl::LoadFrom(path, model_options);
   if (!model.ok()) return model.status().WithContext("model folder '" + path + "'");
@@ -156,6 +158,7 @@ Result<std::shared_ptr<Database>> Database::Open(const std::string& folder,
                                                  const Options& options) {
   return db::Guard([&]() -> Result<std::shared_ptr<Database>> {
     MSADB_RETURN_IF_ERROR(values::ValidateOptions(options));
+    MSADB_RETURN_IF_ERROR(db::ParseDevice(options.device).status());
     if (folder.empty()) return Status::InvalidArgument("the folder's name is empty; name one");
     db::ResolvedModel resolved;
     MSADB_ASSIGN_OR_RETURN(std::shared_ptr<storage::Store> store,

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "db/device.h"
 #include "db/encoder.h"
 #include "db/engine.h"
 #include "db/guard.h"
@@ -207,6 +208,7 @@ Status Build(const std::shared_ptr<storage::Store>& old_store, const fs::path& b
 Status ReencodeFolder(const std::string& folder, const Options& options,
                       const std::function<bool(const InsertProgress&)>& progress) {
   MSADB_RETURN_IF_ERROR(values::ValidateOptions(options));
+  MSADB_RETURN_IF_ERROR(ParseDevice(options.device).status());
   if (!HoldsDatabase(folder)) {
     return Status::NotFound("no msadb database in '" + folder + "'");
   }

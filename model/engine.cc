@@ -37,11 +37,10 @@ Result<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& option
     }
     return MakeCpuBackend(options);
   }
-  constexpr std::string_view kCuda = "cuda";
-  if (device == kCuda) return kernels::MakeCudaBackend(0);
-  if (device.starts_with("cuda:")) {
+  constexpr std::string_view kCuda = "cuda:";
+  if (device.starts_with(kCuda)) {
     int number = 0;
-    const char* const begin = device.data() + kCuda.size() + 1;
+    const char* const begin = device.data() + kCuda.size();
     const char* const end = device.data() + device.size();
     const auto parsed = std::from_chars(begin, end, number);
     if (parsed.ec == std::errc() && parsed.ptr == end) return kernels::MakeCudaBackend(number);

@@ -61,7 +61,9 @@ struct Options {
 
   // --- Performance ---
 
-  // "auto", "cpu" or "cuda:N". "auto" takes a GPU when the build and the machine have one.
+  // "auto", "cpu", "cuda:N" or "cuda:N,M,...". "auto" takes GPU 0 when the build and the machine have
+  // one. Of several GPUs the first computes the model; routing keys are spread over all of them, and
+  // every search runs on all at once.
   std::string device = "auto";
   // Threads for the model's mathematics. 0: one per core this process may use.
   int threads = 0;
