@@ -113,6 +113,7 @@ class Server final : public WireServer {
     {
       std::lock_guard lock(context_->mutex);
       stats.connections = context_->sessions.size();
+      for (const auto& session : context_->sessions) stats.reply_bytes += session->reply_bytes();
     }
     stats.requests_active = context_->requests_active.load();
     stats.handles = context_->handles.load();
@@ -141,10 +142,12 @@ class Server final : public WireServer {
       if (all || std::chrono::steady_clock::now() >= deadline) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
+    if (!all) {
+      for (const auto& session : Sessions()) session->StopRequests();
+    }
     // The last replies are on their way; give them the time to be taken.
     const auto linger =
-        std::chrono::steady_clock::now() +
-        (patience.count() > 0 ? std::chrono::milliseconds(500) : std::chrono::milliseconds(0));
+        std::chrono::steady_clock::now() + std::chrono::seconds(patience.count() > 0 ? 2 : 0);
     while (!Sessions().empty() && std::chrono::steady_clock::now() < linger) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }

@@ -32,7 +32,7 @@ struct WireServerOptions {
   // Of all connections together; a larger request beyond it is answered Unavailable.
   size_t request_bytes_max = 512u << 20;
   // What may wait for a slow reader on one connection. Beyond the first nothing new is begun for
-  // it, beyond the second it is cut off.
+  // it and nothing more is read from it, beyond the second it is cut off.
   size_t reply_bytes_high = 4u << 20;
   size_t reply_bytes_max = 256u << 20;
 
@@ -57,6 +57,7 @@ struct WireStats {
   size_t connections = 0;      // now
   size_t requests_active = 0;  // now
   size_t handles = 0;          // now: transactions and snapshots
+  size_t reply_bytes = 0;      // now: that clients have not taken yet
   uint64_t connections_accepted = 0;
   uint64_t connections_cut = 0;  // for a deadline, a limit or bytes that are no protocol
   uint64_t hellos_refused = 0;   // wrong token or version
@@ -71,8 +72,8 @@ class WireServer {
   virtual uint16_t port() const = 0;
   virtual WireStats stats() const = 0;
   // Takes no new connections and tells the clients to leave; waits at most `patience` for requests
-  // under way, then asks them to stop and closes. Returns true when none had to be stopped.
-  // Repeating it is harmless. Drain Admission after it, not before.
+  // under way, then asks them to stop, which answers them Unavailable, and closes. Returns true
+  // when none had to be stopped. Repeating it is harmless. Drain Admission after it, not before.
   virtual bool Shutdown(std::chrono::milliseconds patience) = 0;
 };
 

@@ -69,9 +69,20 @@ void WireSession::Start() {
 
 // ---- Receiving
 
+// Whoever sends without reading is answered with errors at the latest, so what waits for it would
+// grow as long as it is read.
 void WireSession::Read() {
+  if (reading_ || phase_ == Phase::kClosed) return;
+  if (BackedUp()) {
+    held_ = true;
+    return;
+  }
+  // A frame's time does not run while nobody takes it.
+  if (std::exchange(held_, false) && frame_began_) frame_began_ = Clock::now();
+  reading_ = true;
   stream_->Read(asio::buffer(read_buffer_),
                 [self = shared_from_this()](const ErrorCode& error, size_t n) {
+                  self->reading_ = false;
                   if (self->phase_ == Phase::kClosed) return;
                   if (error) return self->CutOnStrand(false);
                   self->Take({self->read_buffer_.data(), n});
@@ -101,8 +112,8 @@ void WireSession::Take(std::span<const uint8_t> bytes) {
   }
   if (phase_ == Phase::kClosed) return;
   if (reader_.in_frame() && !frame_began_) frame_began_ = Clock::now();
-  Rearm();
   Read();
+  Rearm();
 }
 
 Status WireSession::TakePreface(std::span<const uint8_t>* bytes) {
@@ -243,7 +254,7 @@ void WireSession::TakeRequest(wire::Frame frame) {
   active_[number] = request;
   active_count_.store(active_.size());
   context_->requests_active.fetch_add(1);
-  if (out_bytes_.load() < context_->options.reply_bytes_high) return Submit(request);
+  if (!BackedUp()) return Submit(request);
   parked_.push_back([this, request] { Submit(request); });
 }
 
@@ -254,7 +265,12 @@ void WireSession::Submit(const WireRequestPtr& request) {
   job.deadline = request->deadline;
   job.stop = request->stop;
   job.run = [request](const Status& admitted) {
-    if (!admitted.ok()) return request->session->SendError(request->number, admitted);
+    WireSession& session = *request->session;
+    if (!admitted.ok()) return session.SendError(request->number, admitted);
+    // Others of this connection may have answered much while it waited for its turn.
+    if (session.BackedUp()) {
+      return session.WhenWritable([request] { request->session->Submit(request); });
+    }
     HandleWireRequest(request);
   };
   const Status status = context_->services.admission->Submit(std::move(job));
@@ -285,6 +301,8 @@ bool WireSession::Send(uint64_t number, bool last, const std::vector<uint8_t>& p
         self->CutOnStrand(true);
       } else if (self->phase_ == Phase::kOpen) {
         self->Enqueue(std::move(bytes));
+      } else {
+        self->Read();  // what was dropped may have held it back
       }
     }
     if (last) self->RequestEnded(number);
@@ -294,6 +312,10 @@ bool WireSession::Send(uint64_t number, bool last, const std::vector<uint8_t>& p
 
 void WireSession::SendError(uint64_t number, const Status& status, uint64_t committed) {
   context_->request_errors.fetch_add(1);
+  if (status.code() == StatusCode::kCancelled && stopping_requests_.load()) {
+    const auto stopped = Status::Unavailable("the server is stopping; this was not finished");
+    return void(Send(number, true, wire::ErrorReply(stopped, committed)));
+  }
   Send(number, true, wire::ErrorReply(status, committed));
 }
 
@@ -306,8 +328,7 @@ void WireSession::WhenWritable(std::function<void()> fn) {
 }
 
 void WireSession::RunParked() {
-  while (!parked_.empty() && phase_ != Phase::kClosed &&
-         out_bytes_.load() < context_->options.reply_bytes_high) {
+  while (!parked_.empty() && phase_ != Phase::kClosed && !BackedUp()) {
     const std::function<void()> fn = std::move(parked_.front());
     parked_.pop_front();
     fn();
@@ -339,8 +360,10 @@ void WireSession::Write() {
                      self->out_.pop_front();
                      self->out_offset_ = 0;
                    }
+                   self->idle_since_ = Clock::now();
                    self->Write();
                    self->RunParked();
+                   self->Read();
                    if (self->phase_ == Phase::kClosing) self->CloseAfterWrites();
                  });
 }
@@ -412,6 +435,13 @@ void WireSession::GoAway(const std::string& reason) {
   });
 }
 
+void WireSession::StopRequests() {
+  asio::post(executor_, [self = shared_from_this()] {
+    self->stopping_requests_.store(true);
+    for (auto& [number, request] : self->active_) request->stop.request_stop();
+  });
+}
+
 // ---- Deadlines
 
 std::optional<WireSession::Clock::time_point> WireSession::NextDeadline() const {
@@ -419,7 +449,7 @@ std::optional<WireSession::Clock::time_point> WireSession::NextDeadline() const 
   const auto consider = [&](Clock::time_point time) { next = next ? std::min(*next, time) : time; };
   const WireServerOptions& options = context_->options;
   if (phase_ == Phase::kPreface || phase_ == Phase::kHello) consider(hello_deadline_);
-  if (phase_ == Phase::kOpen && frame_began_) {
+  if (phase_ == Phase::kOpen && frame_began_ && !held_) {
     consider(*frame_began_ + options.frame_timeout +
              std::chrono::seconds(reader_.frame_payload_bytes() / kFrameBytesPerSecond));
   }
@@ -427,7 +457,8 @@ std::optional<WireSession::Clock::time_point> WireSession::NextDeadline() const 
   if (closing_deadline_) consider(*closing_deadline_);
   if (phase_ == Phase::kOpen && HandleCount() > 0) {
     consider(Clock::now() + options.handle_idle_timeout / 4);
-  } else if (phase_ == Phase::kOpen && active_.empty() && !idle_notice_ && !going_away_) {
+  } else if (phase_ == Phase::kOpen && active_.empty() && out_.empty() && !frame_began_ &&
+             !idle_notice_ && !going_away_) {
     consider(idle_since_ + options.idle_timeout);
   }
   return next;

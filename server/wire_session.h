@@ -109,6 +109,8 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   // when the connection ends first.
   void WhenWritable(std::function<void()> fn);
   bool open() const { return !closed_.load(); }
+  // Of replies, that the other side has not taken yet.
+  size_t reply_bytes() const { return out_bytes_.load(); }
 
   // NotFound / FailedPrecondition: closed for idleness or never there.
   Result<WireHandlePtr> FindHandle(uint64_t number);
@@ -119,6 +121,8 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
 
   // No new requests; the connection ends when those under way have.
   void GoAway(const std::string& reason);
+  // Asks those under way to stop; they are answered Unavailable.
+  void StopRequests();
   // Ends it now; requests under way are asked to stop.
   void Cut();
   bool has_requests() const { return active_count_.load() > 0; }
@@ -140,6 +144,8 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
 
   void Enqueue(std::string bytes);
   void Write();
+  // Too much waits for the other side to read it: nothing is begun for it, nor read from it.
+  bool BackedUp() const { return out_bytes_.load() >= context_->options.reply_bytes_high; }
   void RunParked();
   // Sends the error outside any request and closes once it is written.
   void CloseWith(const Status& status);
@@ -163,6 +169,8 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   size_t preface_filled_ = 0;
   std::vector<uint8_t> read_buffer_;
   wire::FrameReader reader_{wire::kHelloBytesMax};
+  bool reading_ = false;
+  bool held_ = false;  // not reading, because BackedUp
   Reservation frame_reservation_;
   std::string token_;
   std::shared_ptr<const Principal> principal_;
@@ -179,6 +187,7 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   bool writing_ = false;
   std::deque<std::function<void()>> parked_;
   std::atomic<bool> closed_{false};
+  std::atomic<bool> stopping_requests_{false};
 
   Clock::time_point hello_deadline_;
   std::optional<Clock::time_point> frame_began_;

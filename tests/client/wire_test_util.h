@@ -23,10 +23,11 @@ namespace msadb::client {
 class TestServer {
  public:
   explicit TestServer(const server::WireServerOptions& options = {},
-                      server::TokenStore* tokens = nullptr)
+                      server::TokenStore* tokens = nullptr,
+                      const Options& database_options = db::TestOptions())
       : options_(options) {
     options_.insecure = tokens == nullptr || options.insecure;
-    auto opened = Database::Open(folder_ / "db", db::TestOptions());
+    auto opened = Database::Open(folder_ / "db", database_options);
     EXPECT_TRUE(opened.ok()) << opened.status().ToString();
     database_ = std::move(*opened);
     services_.database = database_;
@@ -50,6 +51,7 @@ class TestServer {
 
   uint16_t port() const { return options_.port; }
   server::WireServer& wire() { return *server_; }
+  server::Admission& admission() { return *admission_; }
   Database& database() { return *database_; }
   const std::shared_ptr<Database>& shared_database() const { return database_; }
 

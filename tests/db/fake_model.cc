@@ -1,6 +1,7 @@
 #include "tests/db/fake_model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <map>
 #include <sstream>
@@ -102,6 +103,7 @@ class FakeModel final : public model::Model {
   // "[n] text of n" for the best document.
   Result<model::AnswerResult> Answer(std::string_view question, model::MemoryBank& bank,
                                      const model::AnswerOptions& options) override {
+    if (options_.on_answer) options_.on_answer(options.limits.stop);
     model::AnswerResult result;
     if (options.limits.stop.stop_requested()) return Status::Cancelled("stopped");
     if (options.limits.deadline && *options.limits.deadline <= std::chrono::steady_clock::now()) {

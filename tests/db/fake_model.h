@@ -8,8 +8,9 @@
 #ifndef MSADB_TESTS_DB_FAKE_MODEL_H_
 #define MSADB_TESTS_DB_FAKE_MODEL_H_
 
-#include <atomic>
+#include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "msadb/database.h"
@@ -19,6 +20,9 @@ namespace msadb::db {
 struct FakeModelOptions {
   std::string fingerprint = std::string(64, 'f');
   size_t document_tokens_max = 64;  // words, number included
+  // Called at the start of every Answer with its stop token; may block, for a test that needs a
+  // question to last.
+  std::function<void(const std::stop_token&)> on_answer;
 };
 
 std::shared_ptr<LoadedModel> MakeFakeModel(const FakeModelOptions& options = {});
