@@ -74,6 +74,8 @@ Result<Answer> ViewReader::Ask(std::string_view question, const AskOptions& opti
     }
     citation.key = std::move(part.key);
     citation.source = std::move(part.source);
+    citation.written_by = std::move(part.written_by);
+    citation.created_at = FromMicroseconds(part.created_us);
     answer.citations.push_back(std::move(citation));
   }
   if (options.trace) {

@@ -12,7 +12,7 @@ namespace {
 // Estimates: a map node and a variant per entry, the control block of a shared_ptr.
 size_t InfoBytes(const DocumentInfo& info) {
   return sizeof(DocumentInfo) + 48 + info.metadata.size() * 136 +
-         values::MetadataBytes(info.metadata);
+         values::MetadataBytes(info.metadata) + info.source.size() + info.written_by.size();
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // What stays in memory of every document of a loaded collection besides its routing keys: number of
-// parts, expiry and metadata. It answers filters, expiry and "which document owns part 17" without
-// reading storage.
+// parts, expiry, metadata and provenance. It answers filters, expiry and "which document owns part
+// 17" without reading storage.
 //
 // A Catalog is immutable; With() makes the next version and shares all pages that did not change,
 // so a commit costs a page copy and every open view keeps its own version (pages of a B-tree of
@@ -12,9 +12,11 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "msadb/document.h"
+#include "msadb/filter.h"
 
 namespace msadb::db {
 
@@ -25,7 +27,11 @@ struct DocumentInfo {
   uint32_t part_count = 1;  // parts are numbered id, id + 1, ...
   TimePoint expires_at = kNeverExpires;
   Metadata metadata;
+  std::string source;
+  std::string written_by;
+  TimePoint created_at{};
 
+  Provenance provenance() const { return {written_by, source, created_at}; }
   bool ExpiredAt(TimePoint now) const { return expires_at <= now; }
 };
 

@@ -200,7 +200,8 @@ class Committer {
       const storage::PartRecord& first = document->first();
       added.push_back({document->id, first.part_count,
                        first.expires_us ? FromMicroseconds(*first.expires_us) : kNeverExpires,
-                       first.metadata});
+                       first.metadata, first.source, first.written_by,
+                       FromMicroseconds(first.created_us)});
     }
     for (const auto& [id, parts] : doomed_) {
       removed.push_back(id);

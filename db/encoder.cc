@@ -86,6 +86,7 @@ storage::PartRecord MakeRecord(const NewDocument& document, DocumentId id, size_
     record.key = document.key;
     record.metadata = document.metadata;
     record.source = document.source;
+    record.written_by = document.written_by;
     if (document.expires_at) record.expires_us = ToMicroseconds(*document.expires_at);
   }
   return record;
@@ -95,7 +96,7 @@ storage::PartRecord MakeRecord(const NewDocument& document, DocumentId id, size_
 
 size_t PendingDocument::bytes() const {
   size_t bytes = values::MetadataBytes(first().metadata) + first().source.size() +
-                 (first().key ? first().key->size() : 0);
+                 first().written_by.size() + (first().key ? first().key->size() : 0);
   for (const PendingPart& part : parts) {
     bytes += part.record.text.size() + (part.routing.size() + part.blocks.size()) * 2;
   }
@@ -223,6 +224,7 @@ Document AssembleDocument(std::span<const storage::PartRecord* const> parts) {
   document.key = first.key;
   document.metadata = first.metadata;
   document.source = first.source;
+  document.written_by = first.written_by;
   document.created_at = FromMicroseconds(first.created_us);
   if (first.expires_us) document.expires_at = FromMicroseconds(*first.expires_us);
   document.parts.reserve(parts.size());

@@ -92,7 +92,8 @@ Result<std::shared_ptr<const Catalog>> LoadCatalog(const Engine& engine,
           documents.push_back(
               {record.first_number, record.part_count,
                record.expires_us ? FromMicroseconds(*record.expires_us) : kNeverExpires,
-               std::move(record.metadata)});
+               std::move(record.metadata), std::move(record.source), std::move(record.written_by),
+               FromMicroseconds(record.created_us)});
         }
         return true;
       },

@@ -18,7 +18,7 @@ Result<std::unique_ptr<ViewBank>> ViewBank::Create(const Engine& engine,
   const Catalog& catalog = *bank->view_.index->catalog;
   if (!where && catalog.earliest_expiry() > now) return bank;
   catalog.ForEach([&](const DocumentInfo& info) {
-    if (info.ExpiredAt(now) || (where && !where->Matches(info.metadata))) return;
+    if (info.ExpiredAt(now) || (where && !where->Matches(info.metadata, info.provenance()))) return;
     for (uint32_t i = 0; i < info.part_count; ++i) bank->allowed_.push_back(info.id + i);
   });
   MSADB_ASSIGN_OR_RETURN(bank->selection_, bank->view_.index->index.Select(bank->allowed_));

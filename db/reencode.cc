@@ -122,6 +122,7 @@ class Reencoder {
     out.key = std::move(document.key);
     out.metadata = std::move(document.metadata);
     out.source = std::move(document.source);
+    out.written_by = std::move(document.written_by);
     out.created_at = document.created_at;
     out.expires_at = document.expires_at;
     return out;

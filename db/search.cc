@@ -62,6 +62,8 @@ Result<std::vector<SearchHit>> ViewReader::Search(std::string_view query,
                                                        : storage::PartFields::kNoText));
     hit.key = std::move(first.key);
     hit.source = std::move(first.source);
+    hit.written_by = std::move(first.written_by);
+    hit.created_at = FromMicroseconds(first.created_us);
     if (hit.part == hit.id) {
       hit.text = std::move(first.text);
     } else {

@@ -17,6 +17,12 @@ bool Expired(const storage::PartRecord& first, TimePoint now) {
   return first.expires_us && *first.expires_us <= ToMicroseconds(now);
 }
 
+bool Matches(const Filter& where, const storage::PartRecord& first) {
+  return where.Matches(first.metadata, {.written_by = first.written_by,
+                                        .source = first.source,
+                                        .created_at = FromMicroseconds(first.created_us)});
+}
+
 // Collects scanned parts into whole documents.
 class PageBuilder {
  public:
@@ -27,7 +33,7 @@ class PageBuilder {
     if (record.part_index == 0) {
       Finish();
       if (Expired(record, now_)) return true;
-      if (options_.where && !options_.where->Matches(record.metadata)) return true;
+      if (options_.where && !Matches(*options_.where, record)) return true;
       if (page_.documents.size() == options_.limit) {
         page_.next = page_.documents.back().id;
         return false;
@@ -154,14 +160,15 @@ Result<std::vector<DocumentId>> ViewReader::FindWhere(const Filter& where) const
   const TimePoint now = Now();
   if (view_.index != nullptr) {
     view_.index->catalog->ForEach([&](const DocumentInfo& info) {
-      if (!info.ExpiredAt(now) && where.Matches(info.metadata)) ids.push_back(info.id);
+      if (!info.ExpiredAt(now) && where.Matches(info.metadata, info.provenance()))
+        ids.push_back(info.id);
     });
     return ids;
   }
   MSADB_RETURN_IF_ERROR(engine_.store->ScanParts(
       collection_, 1, kLastNumber,
       [&](storage::Number, storage::PartRecord&& record) {
-        if (record.part_index == 0 && !Expired(record, now) && where.Matches(record.metadata)) {
+        if (record.part_index == 0 && !Expired(record, now) && Matches(where, record)) {
           ids.push_back(record.first_number);
         }
         return true;

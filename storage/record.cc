@@ -16,7 +16,7 @@ constexpr flatbuffers::uoffset_t kDepthMax = 16;
 constexpr flatbuffers::uoffset_t kTablesMax = 4096;
 // Everything a record may hold, with room for offsets and padding.
 constexpr size_t kRecordBytesMax =
-    kTextBytesMax + kMetadataBytesMax + 4 * kKeyBytesMax + (1u << 20);
+    kTextBytesMax + kMetadataBytesMax + 5 * kKeyBytesMax + (1u << 20);
 
 Status Contradiction(std::string_view what) {
   return Status::InvalidArgument("part record: " + std::string(what));
@@ -33,8 +33,9 @@ const char* CheckPart(const PartRecord& r, size_t text_bytes) {
   if (r.routing_bytes > kTensorBytesMax || r.blocks_bytes > kTensorBytesMax) {
     return "routing keys or blocks are larger than 1 GiB";
   }
-  if (r.part_index > 0 && (r.key || !r.metadata.empty() || !r.source.empty() || r.expires_us)) {
-    return "key, metadata, source and expiry belong to the first part";
+  if (r.part_index > 0 && (r.key || !r.metadata.empty() || !r.source.empty() ||
+                           !r.written_by.empty() || r.expires_us)) {
+    return "key, metadata, provenance and expiry belong to the first part";
   }
   if (r.part_index == 0 && r.text_offset != 0) return "the first part's text does not begin at 0";
   return nullptr;
@@ -168,6 +169,9 @@ Result<std::string> EncodePartRecord(const PartRecord& record) try {
     return Contradiction("key is longer than 64 KiB");
   }
   if (record.source.size() > kKeyBytesMax) return Contradiction("source is longer than 64 KiB");
+  if (record.written_by.size() > kKeyBytesMax) {
+    return Contradiction("written_by is longer than 64 KiB");
+  }
   if (record.metadata.size() > kMetadataEntriesMax) {
     return Contradiction("more than 1024 metadata entries");
   }
@@ -179,9 +183,10 @@ Result<std::string> EncodePartRecord(const PartRecord& record) try {
 
   flatbuffers::FlatBufferBuilder builder(record.text.size() + 512);
   const auto text = builder.CreateString(record.text);
-  flatbuffers::Offset<flatbuffers::String> key, source;
+  flatbuffers::Offset<flatbuffers::String> key, source, written_by;
   if (record.key) key = builder.CreateString(*record.key);
   if (!record.source.empty()) source = builder.CreateString(record.source);
+  if (!record.written_by.empty()) written_by = builder.CreateString(record.written_by);
   flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<fb::MetadataEntry>>> metadata;
   if (!record.metadata.empty()) {
     std::vector<flatbuffers::Offset<fb::MetadataEntry>> entries;
@@ -206,6 +211,7 @@ Result<std::string> EncodePartRecord(const PartRecord& record) try {
   if (!key.IsNull()) part.add_key(key);
   if (!source.IsNull()) part.add_source(source);
   if (!metadata.IsNull()) part.add_metadata(metadata);
+  if (!written_by.IsNull()) part.add_written_by(written_by);
   builder.Finish(part.Finish());
   return std::string(reinterpret_cast<const char*>(builder.GetBufferPointer()), builder.GetSize());
 } catch (const std::bad_alloc&) {
@@ -238,6 +244,7 @@ Result<PartRecord> DecodePartRecord(std::string_view bytes, PartFields fields) t
   if (const auto expires = part.expires_us()) record.expires_us = *expires;
   if (part.key() != nullptr) record.key = part.key()->str();
   if (part.source() != nullptr) record.source = part.source()->str();
+  if (part.written_by() != nullptr) record.written_by = part.written_by()->str();
   if (part.metadata() != nullptr) {
     if (part.metadata()->size() > kMetadataEntriesMax) {
       return Status::Corruption("record has too many metadata entries");

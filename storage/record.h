@@ -2,7 +2,7 @@
 //
 // A *part* is the unit of encoding and of storage: a document that fits the model is one part; a
 // longer one is several parts with consecutive numbers n, n+1, ..., n+p-1. The document's id is n,
-// the number of its first part. Key, metadata, source and times live in the first part only.
+// the number of its first part. Key, metadata, provenance and times live in the first part only.
 //
 // Three values belong to a part:
 //   record   PartRecord as a FlatBuffer (storage/record.fbs)
@@ -92,6 +92,7 @@ struct PartRecord {
   std::optional<std::string> key;
   Metadata metadata;
   std::string source;
+  std::string written_by;  // empty in records from before it was stored
   std::optional<int64_t> expires_us;
 
   bool operator==(const PartRecord&) const = default;

@@ -132,6 +132,8 @@ Status ReadField(const std::string& name, const Json& json, NewDocument* documen
     MSADB_ASSIGN_OR_RETURN(document->key, StringField(name, json));
   } else if (name == "source") {
     MSADB_ASSIGN_OR_RETURN(document->source, StringField(name, json));
+  } else if (name == "written_by") {
+    MSADB_ASSIGN_OR_RETURN(document->written_by, StringField(name, json));
   } else if (name == "metadata") {
     if (json.is_null()) return Status::Ok();
     MSADB_ASSIGN_OR_RETURN(document->metadata, MetadataFromObject(json));
@@ -142,7 +144,7 @@ Status ReadField(const std::string& name, const Json& json, NewDocument* documen
   } else {
     return Status::InvalidArgument(
         "unknown name '" + name +
-        "'; known are text, key, metadata, source, created_at, expires_at and id. "
+        "'; known are text, key, metadata, source, written_by, created_at, expires_at and id. "
         "Put values of your own into metadata");
   }
   return Status::Ok();
@@ -159,6 +161,7 @@ std::string DocumentToJson(const Document& document) {
   if (document.key) json["key"] = *document.key;
   json["metadata"] = ObjectFromMetadata(document.metadata);
   if (!document.source.empty()) json["source"] = document.source;
+  if (!document.written_by.empty()) json["written_by"] = document.written_by;
   json["created_at"] = FormatTime(document.created_at);
   if (document.expires_at) json["expires_at"] = FormatTime(*document.expires_at);
   return Dump(json);

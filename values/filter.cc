@@ -11,6 +11,8 @@
 #include <variant>
 #include <vector>
 
+#include "msadb/transfer.h"
+
 namespace msadb {
 namespace {
 
@@ -64,6 +66,19 @@ bool SortsBefore(const ScalarView& a, const ScalarView& b) {
   if (type(a) != type(b)) return type(a) < type(b);
   return Compare(a, b) < 0;
 }
+
+// What a condition looks at.
+enum class Field { kMetadata, kWrittenBy, kSource, kCreatedAt };
+
+Field FieldOf(std::string_view name) {
+  if (name == "$written_by") return Field::kWrittenBy;
+  if (name == "$source") return Field::kSource;
+  if (name == "$created_at") return Field::kCreatedAt;
+  return Field::kMetadata;
+}
+
+// Times are compared as microseconds since 1970.
+int64_t Micros(TimePoint time) { return time.time_since_epoch().count(); }
 
 enum class Operator { kEq, kGt, kGte, kLt, kLte, kIn, kContains, kExists };
 
@@ -206,14 +221,15 @@ struct Filter::Node {
   Kind kind = Kind::kAnd;
   std::vector<Node> children;  // kAnd, kOr: any number; kNot: one
 
-  // kField: a condition on the field `name`.
+  // kField: a condition on `field`; of the metadata, the one of this name.
+  Field field = Field::kMetadata;
   std::string name;
   Operator op = Operator::kEq;
   std::vector<Scalar> operands;                  // kIn: sorted; kExists: none; else one
   std::optional<std::vector<std::string>> list;  // kEq with a whole list, instead of operands
 
-  bool Matches(const Metadata& metadata) const {
-    const auto holds = [&](const Node& child) { return child.Matches(metadata); };
+  bool Matches(const Metadata& metadata, const Provenance& provenance) const {
+    const auto holds = [&](const Node& child) { return child.Matches(metadata, provenance); };
     switch (kind) {
       case Kind::kAnd:
         return std::all_of(children.begin(), children.end(), holds);
@@ -224,25 +240,41 @@ struct Filter::Node {
       case Kind::kField:
         break;
     }
+    switch (field) {
+      case Field::kWrittenBy:
+        return MatchesValue(provenance.written_by);
+      case Field::kSource:
+        return MatchesValue(provenance.source);
+      case Field::kCreatedAt:
+        return MatchesValue(Micros(provenance.created_at));
+      case Field::kMetadata:
+        break;
+    }
     const auto at = metadata.find(name);
     if (at == metadata.end()) return false;
     if (op == Operator::kExists) return true;
     const auto* items = std::get_if<std::vector<std::string>>(&at->second);
-    if (list) return items != nullptr && *items == *list;
     if (items != nullptr) {
+      if (list) return *items == *list;
       return std::any_of(items->begin(), items->end(),
                          [&](const std::string& item) { return MatchesScalar(item); });
     }
-    if (op == Operator::kContains) return false;
     return std::visit(
         [&](const auto& value) {
           if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::vector<std::string>>) {
             return false;
           } else {
-            return MatchesScalar(value);
+            return MatchesValue(value);
           }
         },
         at->second);
+  }
+
+  // A field that is there and holds no list.
+  bool MatchesValue(const ScalarView& value) const {
+    if (op == Operator::kExists) return true;
+    if (list || op == Operator::kContains) return false;
+    return MatchesScalar(value);
   }
 
   bool MatchesScalar(const ScalarView& value) const {
@@ -314,10 +346,11 @@ class FilterCompiler {
       } else if (name == "$not") {
         MSADB_ASSIGN_OR_RETURN(Node node, CompileFilter(value, here));
         children.push_back(Not(std::move(node)));
-      } else if (name.starts_with('$')) {
+      } else if (name.starts_with('$') && FieldOf(name) == Field::kMetadata) {
         return Wrong(here, Quoted(name) +
-                               " cannot stand here: outside of a field there are $and, $or and "
-                               "$not; other operators belong to a field, like {\"year\": {\"$gt\": "
+                               " cannot stand here: outside of a field there are $and, $or, $not "
+                               "and the names $written_by, $source, $created_at; other operators "
+                               "belong to a field, like {\"year\": {\"$gt\": "
                                "2000}}");
       } else if (name.empty()) {
         return Wrong(path, "a field name is empty; metadata names never are");
@@ -397,9 +430,11 @@ class FilterCompiler {
     }
     Node node;
     node.kind = Node::Kind::kField;
+    node.field = FieldOf(name);
     node.name = name;
     node.op = known->op;
     MSADB_RETURN_IF_ERROR(ReadOperand(op, operand, path, &node));
+    if (node.field == Field::kCreatedAt) MSADB_RETURN_IF_ERROR(ReadTimes(path, &node));
     const bool negated = known->negated || (node.op == Operator::kExists && !operand.get<bool>());
     return negated ? Not(std::move(node)) : std::move(node);
   }
@@ -436,6 +471,24 @@ class FilterCompiler {
     }
     MSADB_ASSIGN_OR_RETURN(Scalar value, ReadScalar(json, path));
     node->operands.push_back(std::move(value));
+    return Status::Ok();
+  }
+
+  // What a time is compared with: strings in RFC 3339, now numbers.
+  static Status ReadTimes(const Path& path, Node* node) {
+    bool times = !node->list && node->op != Operator::kContains;
+    for (Scalar& operand : node->operands) {
+      const auto* text = std::get_if<std::string>(&operand);
+      const auto time = ParseTime(text == nullptr ? "" : *text);
+      times = times && time.ok();
+      if (times) operand = Micros(*time);
+    }
+    if (!times) {
+      return Wrong(path, "$created_at is compared with times, like \"2026-11-22T10:00:00Z\"");
+    }
+    // They were sorted as texts, whose order differs when only some have a fraction.
+    std::sort(node->operands.begin(), node->operands.end(),
+              [](const Scalar& a, const Scalar& b) { return SortsBefore(View(a), View(b)); });
     return Status::Ok();
   }
 
@@ -491,8 +544,8 @@ Result<Filter> Filter::Parse(std::string_view json) {
   }
 }
 
-bool Filter::Matches(const Metadata& metadata) const {
-  return root_ == nullptr || root_->Matches(metadata);
+bool Filter::Matches(const Metadata& metadata, const Provenance& provenance) const {
+  return root_ == nullptr || root_->Matches(metadata, provenance);
 }
 
 std::string Filter::ToJson() const { return json_ == nullptr ? "{}" : *json_; }

@@ -70,6 +70,7 @@ class Importer {
     }
     auto document = DocumentFromJson(line);
     if (!document.ok()) return AtLine(document.status());
+    if (options_.written_by) document->written_by = *options_.written_by;
     const auto now =
         std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now());
     if (document->expires_at && *document->expires_at <= now) {

@@ -159,6 +159,13 @@ Status ValidateDocument(const NewDocument& document, const Limits& limits) {
                    "shorten it or put it into the metadata");
   }
   MSADB_RETURN_IF_ERROR(CheckUtf8("the source", document.source));
+  if (document.written_by.size() > kWriterBytesMax) {
+    return TooLong("written_by", document.written_by.size(), kWriterBytesMax, "use a shorter name");
+  }
+  MSADB_RETURN_IF_ERROR(CheckUtf8("written_by", document.written_by));
+  if (base::HasControlCharacter(document.written_by)) {
+    return Status::InvalidArgument("written_by holds a control character; use a plain name");
+  }
   if (document.created_at) MSADB_RETURN_IF_ERROR(CheckTime("created_at", *document.created_at));
   if (document.expires_at) MSADB_RETURN_IF_ERROR(CheckTime("expires_at", *document.expires_at));
   return ValidateMetadata(document.metadata, limits);

@@ -13,8 +13,9 @@
 namespace msadb::values {
 
 // Metadata names: 1..256 bytes of UTF-8, no control characters, not starting with '$' (those are
-// operators of Filter).
+// operators and provenance names of Filter).
 inline constexpr size_t kMetadataNameBytesMax = 256;
+inline constexpr size_t kWriterBytesMax = 256;  // NewDocument::written_by
 inline constexpr size_t kCollectionNameBytesMax = 128;
 inline constexpr size_t kSearchTopKMax = 1000;
 inline constexpr size_t kListLimitMax = 10'000;

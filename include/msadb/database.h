@@ -144,7 +144,8 @@ class Collection : public CollectionReader {
                                     const InsertManyOptions& options = {}) = 0;
   virtual Status Delete(DocumentId id) = 0;              // NotFound
   virtual Status DeleteByKey(std::string_view key) = 0;  // NotFound
-  // Deletes every document whose metadata matches; returns how many. One atomic commit.
+  // Deletes every document that matches, by metadata or provenance; returns how many. One atomic
+  // commit.
   virtual Result<uint64_t> DeleteWhere(const Filter& where) = 0;
 
   virtual Result<std::unique_ptr<Transaction>> Begin() = 0;

@@ -21,17 +21,20 @@ using DocumentId = uint64_t;
 using TimePoint = std::chrono::time_point<std::chrono::system_clock, std::chrono::microseconds>;
 
 // Metadata: a flat map of typed values, searchable with Filter (msadb/filter.h).
-using MetadataValue =
-    std::variant<std::string, int64_t, double, bool, std::vector<std::string>>;
+using MetadataValue = std::variant<std::string, int64_t, double, bool, std::vector<std::string>>;
 using Metadata = std::map<std::string, MetadataValue>;
 
 // A document to insert. Limits are those of `Limits` in options.h; what exceeds one is refused with
 // InvalidArgument and nothing is stored.
 struct NewDocument {
   std::string text;  // UTF-8, more than white space; stored and returned byte for byte
-  std::optional<std::string> key;    // the caller's own name for it, unique in the collection
-  Metadata metadata;                 // names: 1..256 bytes, not starting with '$'; finite numbers
-  std::string source;                // provenance: who or what wrote it; free text, may be empty
+  std::optional<std::string> key;  // the caller's own name for it, unique in the collection
+  Metadata metadata;               // names: 1..256 bytes, not starting with '$'; finite numbers
+  std::string source;  // where it comes from, in the writer's words: free text, may be empty
+  // Who wrote it: up to 256 bytes without control characters, empty when nobody said. A program
+  // that embeds msadb sets it as it likes. Through a server it is the name of the token that wrote,
+  // whatever stands here.
+  std::string written_by;
   std::optional<TimePoint> expires_at;  // from then on invisible, and deleted soon after
   std::optional<TimePoint> created_at;  // default: now. For imports and migrations.
 };
@@ -51,6 +54,7 @@ struct Document {
   std::optional<std::string> key;
   Metadata metadata;
   std::string source;
+  std::string written_by;  // empty: not recorded
   TimePoint created_at{};
   std::optional<TimePoint> expires_at;
   std::vector<DocumentPart> parts;  // at least one, ascending, contiguous over `text`

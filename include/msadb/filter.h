@@ -1,4 +1,5 @@
-// Filters select documents by their metadata, in the JSON form that Chroma and MongoDB users know:
+// Filters select documents by metadata and provenance, in the JSON form that Chroma and MongoDB
+// users know:
 //
 //   {"topic": "garden"}                                equal
 //   {"year": {"$gte": 2020, "$lt": 2023}}              a range; all operators must hold
@@ -14,6 +15,12 @@
 //   $not                   of a filter, {"$not": {"a": 1}}, or of a field's operators,
 //                          {"a": {"$not": {"$gt": 1}}}
 //   {}                     every document
+//
+// Three names reach a document's provenance; they cannot be metadata, whose names do not begin with
+// '$'. They are never missing:
+//   $written_by $source    strings, "" when not given: {"$written_by": {"$in": ["agent", ""]}}
+//   $created_at            a time, compared with times in RFC 3339, UTC:
+//                          {"$created_at": {"$gte": "2026-11-22T10:00:00Z"}}
 //
 // Comparing. Numbers compare by their exact values, whole numbers with fractions too: 1 equals 1.0,
 // and 9007199254740993 does not equal 9007199254740992.0. Strings compare byte by byte. Values of
@@ -38,6 +45,13 @@
 
 namespace msadb {
 
+// Of a document, as filters see it.
+struct Provenance {
+  std::string_view written_by;
+  std::string_view source;
+  TimePoint created_at{};
+};
+
 // Immutable; copying is cheap. Every method may be called from any thread at any time.
 class Filter {
  public:
@@ -53,7 +67,7 @@ class Filter {
   // there instead.
   static Result<Filter> Parse(std::string_view json);
 
-  bool Matches(const Metadata& metadata) const;
+  bool Matches(const Metadata& metadata, const Provenance& provenance = {}) const;
 
   // The filter as compact JSON; Parse reads it back.
   std::string ToJson() const;

@@ -19,7 +19,9 @@ struct SearchHit {
   uint64_t text_offset = 0;  // of that part inside the document, bytes
   std::optional<std::string> key;
   Metadata metadata;
-  std::string source;
+  std::string source;  // provenance, as in Document
+  std::string written_by;
+  TimePoint created_at{};
 };
 
 // A document the answer rests on.
@@ -29,8 +31,10 @@ struct Citation {
   uint64_t text_offset = 0;  // of that part inside the document, bytes
   std::string text;          // the part's original text
   std::optional<std::string> key;
-  std::string source;
-  bool in_answer = false;    // its number appears in the answer itself
+  std::string source;  // provenance, as in Document
+  std::string written_by;
+  TimePoint created_at{};
+  bool in_answer = false;  // its number appears in the answer itself
 };
 
 enum class FinishReason : uint8_t { kStop, kLength };
@@ -60,9 +64,9 @@ struct Answer {
   std::string text;
   std::vector<Citation> citations;  // in the order they were read
   FinishReason finish_reason = FinishReason::kStop;
-  uint32_t prompt_tokens = 0;       // prefilled, all rounds together
-  uint32_t generated_tokens = 0;    // all rounds together
-  AnswerTrace trace;                // empty unless AskOptions::trace
+  uint32_t prompt_tokens = 0;     // prefilled, all rounds together
+  uint32_t generated_tokens = 0;  // all rounds together
+  AnswerTrace trace;              // empty unless AskOptions::trace
 };
 
 }  // namespace msadb

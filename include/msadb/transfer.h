@@ -1,11 +1,13 @@
 // Documents as JSON, one object a line (JSONL): export, import, and the forms that tools share.
 //
 //   {"id":17,"text":"...","key":"k","metadata":{"year":2026},"source":"...",
-//    "created_at":"2026-11-22T10:00:00.000000Z","expires_at":"2026-12-01T00:00:00Z"}
+//    "written_by":"ada","created_at":"2026-11-22T10:00:00.000000Z",
+//    "expires_at":"2026-12-01T00:00:00Z"}
 //
 // Only `text` is required when reading; unknown names are refused, so a misspelt one is noticed.
 // Metadata values: string, integer, number, boolean, list of strings. Times: RFC 3339 in UTC.
 // `id` is written for information: an import encodes the text again under a new number.
+// `written_by` is what the file says. A collection behind a server stores the caller's own name.
 // Nothing here throws; all functions may be called from any thread.
 #ifndef MSADB_TRANSFER_H_
 #define MSADB_TRANSFER_H_
@@ -61,6 +63,9 @@ struct ImportOptions {
   // With a key present already: replace the document (true), or skip the line (false). Skipping
   // makes an interrupted import resumable: run it again.
   bool replace_existing = false;
+  // Stored as every document's written_by, instead of what the lines say: for files from elsewhere,
+  // which can say anything.
+  std::optional<std::string> written_by;
   // Lines to pass over at the start. Documents without a key have nothing to be recognised by; for
   // them an interrupted import goes on from the `lines` it last reported.
   uint64_t lines_skipped = 0;

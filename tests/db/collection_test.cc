@@ -49,6 +49,7 @@ TEST_F(CollectionTest, GivesBackEverythingThatWasInserted) {
                  {"b", true},
                  {"l", std::vector<std::string>{"x", "y"}}};
   in.source = "a test";
+  in.written_by = "ada";
   in.expires_at = TimePoint(std::chrono::microseconds(4'102'444'800'000'001));
   const DocumentId id = Insert(in);
   EXPECT_EQ(id, 1u);
@@ -60,6 +61,7 @@ TEST_F(CollectionTest, GivesBackEverythingThatWasInserted) {
       EXPECT_EQ(out.key, in.key);
       EXPECT_EQ(out.metadata, in.metadata);
       EXPECT_EQ(out.source, in.source);
+      EXPECT_EQ(out.written_by, in.written_by);
       EXPECT_EQ(out.expires_at, in.expires_at);
       EXPECT_GT(out.created_at.time_since_epoch().count(), 1'700'000'000'000'000);
       ASSERT_EQ(out.parts.size(), 1u);
@@ -308,6 +310,78 @@ TEST_F(CollectionTest, FiltersByMetadata) {
   EXPECT_EQ(deleted, 5u);
   ASSERT_OK_AND(const uint64_t count, notes_->Count());
   EXPECT_EQ(count, 5u);
+}
+
+TEST_F(CollectionTest, FiltersByProvenance) {
+  const auto at = [](int64_t i) { return TimePoint(std::chrono::microseconds(1'000'000 * i)); };
+  for (int64_t i = 0; i < 12; ++i) {
+    // Every fourth in several parts: provenance is the document's, wherever the hit is.
+    NewDocument document = Doc("number " + std::to_string(i) + " " + Words("x", i % 4 ? 2 : 80));
+    document.written_by = i % 3 == 0 ? "" : i % 3 == 1 ? "agent" : "ada";
+    document.source = i < 6 ? "chat" : "diary";
+    document.created_at = at(i);
+    Insert(document);
+  }
+  const auto where = [](const char* json) {
+    auto filter = Filter::Parse(json);
+    EXPECT_TRUE(filter.ok()) << filter.status().ToString();
+    return filter.ok() ? *filter : Filter();
+  };
+  const auto listed = [&](const char* json) {
+    ListOptions options;
+    options.where = where(json);
+    return ListIds(options).size();
+  };
+  // With the index in memory, and then without.
+  for (int reopen = 0; reopen < 2; ++reopen) {
+    EXPECT_EQ(listed(R"({"$written_by": "agent"})"), 4u);
+    EXPECT_EQ(listed(R"({"$written_by": ""})"), 4u);
+    EXPECT_EQ(listed(R"({"$written_by": "agent", "$source": "diary"})"), 2u);
+    EXPECT_EQ(listed(R"({"$created_at": {"$lt": "1970-01-01T00:00:03Z"}})"), 3u);
+    Open(TestOptions());
+  }
+  SearchOptions search;
+  search.top_k = 100;
+  search.where = where(R"({"$written_by": "agent"})");
+  for (int reopen = 0; reopen < 2; ++reopen) {
+    ASSERT_OK_AND(const auto hits, notes_->Search("number 4", search));
+    ASSERT_EQ(hits.size(), 4u);
+    for (const SearchHit& hit : hits) {
+      ASSERT_OK_AND(const Document document, notes_->Get(hit.id));
+      EXPECT_EQ(hit.written_by, "agent");
+      EXPECT_EQ(hit.source, document.source);
+      EXPECT_EQ(hit.created_at, document.created_at);
+      EXPECT_TRUE(hit.metadata.empty());
+    }
+    if (reopen == 0) Insert(Doc("one more, whose writer is not known"));  // into the loaded index
+  }
+  AskOptions ask;
+  ask.where = where(R"({"$written_by": "ada", "$created_at": {"$gte": "1970-01-01T00:00:09Z"}})");
+  ASSERT_OK_AND(const Answer answer, notes_->Ask("number 4", ask));
+  ASSERT_EQ(answer.citations.size(), 1u);
+  EXPECT_EQ(answer.citations[0].written_by, "ada");
+  EXPECT_EQ(answer.citations[0].source, "diary");
+  EXPECT_EQ(answer.citations[0].created_at, at(11));
+
+  // All of one writer, with the index in memory and without.
+  ASSERT_OK_AND(uint64_t deleted, notes_->DeleteWhere(where(R"({"$written_by": "agent"})")));
+  EXPECT_EQ(deleted, 4u);
+  Open(TestOptions());
+  ASSERT_OK_AND(deleted, notes_->DeleteWhere(where(R"({"$written_by": "ada"})")));
+  EXPECT_EQ(deleted, 4u);
+  ASSERT_OK_AND(const uint64_t count, notes_->Count());
+  EXPECT_EQ(count, 5u);
+  EXPECT_EQ(listed(R"({"$written_by": {"$ne": ""}})"), 0u);
+}
+
+TEST_F(CollectionTest, AWriterIsAShortName) {
+  NewDocument document = Doc("text");
+  document.written_by = std::string(256, 'w');
+  ASSERT_OK(notes_->Insert(document));
+  for (const std::string& bad : {std::string(257, 'w'), std::string("a\nb"), std::string("\xff")}) {
+    document.written_by = bad;
+    EXPECT_CODE(notes_->Insert(document), StatusCode::kInvalidArgument);
+  }
 }
 
 TEST_F(CollectionTest, ExpiredDocumentsAreInvisibleAtOnceAndThenDeleted) {

@@ -411,6 +411,7 @@ TEST_F(DatabaseTest, ReencodeAdoptsAnotherModel) {
           Doc("text " + Words("r" + std::to_string(i) + "x", i % 7 == 3 ? 50 : 5),
               "k" + std::to_string(i), {{"i", int64_t{i}}});
       document.source = "here";
+      document.written_by = "writer" + std::to_string(i % 2);
       ASSERT_OK(notes->Insert(document));
     }
     ASSERT_OK(notes->Delete(4));
@@ -464,6 +465,7 @@ TEST_F(DatabaseTest, ReencodeAdoptsAnotherModel) {
     EXPECT_EQ(is.key, was.key);
     EXPECT_EQ(is.metadata, was.metadata);
     EXPECT_EQ(is.source, was.source);
+    EXPECT_EQ(is.written_by, was.written_by);
     EXPECT_EQ(is.created_at, was.created_at);
     EXPECT_GE(is.id, was.id);
     if (i < 3) {

@@ -21,6 +21,8 @@ inline void FuzzFilter(const uint8_t* data, size_t size) {
       {{"a", 1.5}, {"b", true}, {"t", std::vector<std::string>{}}},
       {{"a", std::string("1")}, {"b", int64_t{INT64_MIN}}, {"t", std::string("x")}},
   };
+  static constexpr Provenance kProvenance = {
+      .written_by = "x", .source = "", .created_at = TimePoint(std::chrono::microseconds(1))};
   const auto filter = Filter::Parse({reinterpret_cast<const char*>(data), size});
   if (!filter.ok()) {
     if (filter.status().code() != StatusCode::kInvalidArgument) std::abort();
@@ -32,10 +34,10 @@ inline void FuzzFilter(const uint8_t* data, size_t size) {
   if (!again.ok() || again->ToJson() != json) std::abort();
   const auto opposite = Filter::Parse("{\"$not\":" + json + "}");
   for (const Metadata& metadata : kMetadata) {
-    const bool matches = filter->Matches(metadata);
-    if (again->Matches(metadata) != matches) std::abort();
+    const bool matches = filter->Matches(metadata, kProvenance);
+    if (again->Matches(metadata, kProvenance) != matches) std::abort();
     // One level deeper may be one too deep.
-    if (opposite.ok() && opposite->Matches(metadata) == matches) std::abort();
+    if (opposite.ok() && opposite->Matches(metadata, kProvenance) == matches) std::abort();
   }
 }
 

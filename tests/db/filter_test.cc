@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 
+#include "msadb/transfer.h"
 #include "tests/db/filter_fuzz.h"
 
 namespace msadb {
@@ -15,10 +16,10 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using Strings = std::vector<std::string>;
 
-bool Matches(std::string_view json, const Metadata& metadata) {
+bool Matches(std::string_view json, const Metadata& metadata, const Provenance& provenance = {}) {
   const auto filter = Filter::Parse(json);
   EXPECT_TRUE(filter.ok()) << json << ": " << filter.status().ToString();
-  return filter.ok() && filter->Matches(metadata);
+  return filter.ok() && filter->Matches(metadata, provenance);
 }
 
 std::string ErrorOf(std::string_view json) {
@@ -178,6 +179,50 @@ TEST(FilterTest, FieldNamesAreLiteral) {
   EXPECT_TRUE(Matches("{\"\\u00fc/~\": 1}", {{"\xC3\xBC/~", int64_t{1}}}));
 }
 
+TEST(FilterTest, ReservedNamesReachProvenance) {
+  const auto when = ParseTime("2026-11-22T10:00:00.25Z");
+  ASSERT_TRUE(when.ok());
+  const Provenance p = {.written_by = "agent", .source = "", .created_at = *when};
+  // Names without '$' are metadata as ever.
+  const Metadata m = {{"written_by", std::string("ada")}, {"year", int64_t{2026}}};
+  for (const char* yes :
+       {R"({"$written_by": "agent"})", R"({"written_by": "ada"})",
+        R"({"$written_by": {"$in": ["agent", "other"]}, "year": 2026})", R"({"$source": ""})",
+        R"({"$written_by": {"$gt": "a", "$lt": "b"}})", R"({"$written_by": {"$exists": true}})",
+        R"({"$or": [{"$source": "x"}, {"$not": {"$written_by": "ada"}}]})",
+        R"({"$created_at": {"$gte": "2026-11-22T10:00:00Z", "$lt": "2026-11-22T10:00:00.3Z"}})",
+        R"({"$created_at": "2026-11-22T10:00:00.250000Z"})",
+        // As texts these would stand in another order than as times.
+        R"({"$created_at": {"$in": ["2026-11-22T10:00:00Z", "2026-11-22T10:00:00.25Z",
+            "2026-11-22T10:00:00.5Z"]}})",
+        R"({"$created_at": {"$nin": ["2026-11-22T10:00:00Z"]}})",
+        R"({"$created_at": {"$not": {"$gt": "2026-11-22T10:00:00.25Z"}}})"}) {
+    EXPECT_TRUE(Matches(yes, m, p)) << yes;
+  }
+  for (const char* no :
+       {R"({"$written_by": "ada"})", R"({"$written_by": {"$exists": false}})",
+        R"({"$written_by": ["agent"]})", R"({"$written_by": {"$contains": "agent"}})",
+        R"({"$written_by": 1})", R"({"$source": {"$ne": ""}})",
+        R"({"$created_at": {"$gt": "2026-11-22T10:00:00.25Z"}})",
+        R"({"$created_at": {"$exists": false}})"}) {
+    EXPECT_FALSE(Matches(no, m, p)) << no;
+  }
+  // What a document whose writer was not recorded answers.
+  EXPECT_TRUE(Matches(R"({"$written_by": ""})", {}));
+  EXPECT_TRUE(Matches(R"({"$written_by": {"$ne": "agent"}})", {}));
+}
+
+TEST(FilterTest, TimesMustBeTimes) {
+  for (const char* bad :
+       {R"({"$created_at": "yesterday"})", R"({"$created_at": {"$gt": 1700000000}})",
+        R"({"$created_at": true})", R"({"$created_at": {"$in": ["2026-11-22T10:00:00Z", 1]}})",
+        R"({"$created_at": {"$contains": "2026-11-22T10:00:00Z"}})",
+        R"({"$created_at": ["2026-11-22T10:00:00Z"]})", R"({"$created_at": "2026-11-22"})"}) {
+    EXPECT_THAT(ErrorOf(bad), AllOf(HasSubstr("/$created_at"), HasSubstr("compared with times")));
+  }
+  EXPECT_THAT(ErrorOf(R"({"$writtenby": "x"})"), HasSubstr("$written_by"));
+}
+
 TEST(FilterTest, ErrorsSayWhereAndWhat) {
   EXPECT_THAT(ErrorOf(R"({"a": )"), HasSubstr("not valid JSON near byte"));
   EXPECT_THAT(ErrorOf(""), HasSubstr("not valid JSON"));
@@ -243,7 +288,8 @@ TEST(FilterTest, LimitsHold) {
 TEST(FilterTest, ToJsonReadsBack) {
   for (const char* json :
        {R"({})", R"({"a":1})", R"({"a":1.0})", R"({"z":{"$gt":0.1,"$lt":1e+300},"a":["x",""]})",
-        R"({"$or":[{"a":{"$in":[1,"x",true,-2.5]}},{"$not":{"b":{"$exists":false}}}]})"}) {
+        R"({"$or":[{"a":{"$in":[1,"x",true,-2.5]}},{"$not":{"b":{"$exists":false}}}]})",
+        R"({"$created_at":{"$gte":"2026-11-22T10:00:00Z"},"$written_by":"a"})"}) {
     const auto filter = Filter::Parse(json);
     ASSERT_TRUE(filter.ok()) << json;
     EXPECT_EQ(filter->ToJson(), json);

@@ -43,6 +43,7 @@ TEST(DocumentJson, RoundTrips) {
                        {"l", std::vector<std::string>{"a", ""}},
                        {"e", std::vector<std::string>{}}};
   document.source = "src";
+  document.written_by = "ada";
   document.created_at = TimePoint(std::chrono::microseconds(1'700'000'000'000'001));
   document.expires_at = TimePoint(std::chrono::microseconds(1'800'000'000'000'002));
   const std::string json = DocumentToJson(document);
@@ -52,6 +53,7 @@ TEST(DocumentJson, RoundTrips) {
   EXPECT_EQ(back.key, document.key);
   EXPECT_EQ(back.metadata, document.metadata);
   EXPECT_EQ(back.source, document.source);
+  EXPECT_EQ(back.written_by, document.written_by);
   EXPECT_EQ(back.created_at, document.created_at);
   EXPECT_EQ(back.expires_at, document.expires_at);
   ASSERT_OK_AND(const Metadata metadata, MetadataFromJson(MetadataToJson(document.metadata)));
@@ -63,7 +65,8 @@ TEST(DocumentJson, RefusesWhatItDoesNotKnow) {
   for (const std::string& bad :
        {std::string(""), std::string("{"), std::string("[]"), std::string("{}"),
         std::string(R"({"text": 1})"), std::string(R"({"text": "a", "txet": "b"})"),
-        std::string(R"({"text": "a", "key": 1})"), std::string(R"({"text": "a", "metadata": []})"),
+        std::string(R"({"text": "a", "key": 1})"), std::string(R"({"text": "a", "written_by": 1})"),
+        std::string(R"({"text": "a", "metadata": []})"),
         std::string(R"({"text": "a", "metadata": {"n": null}})"),
         std::string(R"({"text": "a", "metadata": {"n": {"m": 1}}})"),
         std::string(R"({"text": "a", "metadata": {"n": [1]}})"),
@@ -97,6 +100,7 @@ TEST_F(TransferTest, AnExportImportsAgain) {
     if (i % 3) document.key = "k" + std::to_string(i);
     document.metadata["i"] = int64_t{i};
     document.source = "s" + std::to_string(i);
+    if (i % 4) document.written_by = "w" + std::to_string(i % 4);
     if (i % 5 == 0)
       document.expires_at = TimePoint(std::chrono::microseconds(4'102'444'800'000'000 + i));
     ASSERT_OK(from_->Insert(document));
@@ -125,6 +129,25 @@ TEST_F(TransferTest, AnExportImportsAgain) {
   ASSERT_OK_AND(filtered.where, Filter::Parse(R"({"i": {"$lt": 10}})"));
   ASSERT_OK_AND(const uint64_t few, ExportJsonl(*snapshot, some, filtered));
   EXPECT_EQ(few, 10u);
+}
+
+TEST_F(TransferTest, AFileFromElsewhereDoesNotSayWhoWroteIt) {
+  const char* lines = R"({"text": "one", "written_by": "the boss"})"
+                      "\n"
+                      R"({"text": "two"})"
+                      "\n";
+  std::stringstream trusted(lines), foreign(lines);
+  ASSERT_OK(ImportJsonl(*from_, trusted));
+  ImportOptions options;
+  options.written_by = "import of May";
+  ASSERT_OK(ImportJsonl(*to_, foreign, options));
+  std::vector<std::string> kept, stamped;
+  ASSERT_OK_AND(const DocumentPage a, from_->List());
+  ASSERT_OK_AND(const DocumentPage b, to_->List());
+  for (const Document& document : a.documents) kept.push_back(document.written_by);
+  for (const Document& document : b.documents) stamped.push_back(document.written_by);
+  EXPECT_THAT(kept, ::testing::ElementsAre("the boss", ""));
+  EXPECT_THAT(stamped, ::testing::Each("import of May"));
 }
 
 TEST_F(TransferTest, AnInterruptedImportIsResumed) {

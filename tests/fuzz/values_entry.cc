@@ -30,6 +30,8 @@ std::vector<std::string> FilterSeeds() {
           R"({"\u00e4": {"$nin": [null, -9223372036854775808, 1e308]}})",
           R"({"a": {"$gte": 9007199254740993, "$lte": 1.0, "$ne": "", "$eq": false}})",
           R"({"$and": [{"$and": [{"$and": [{"a": 1}]}]}]})",
+          R"({"$written_by": {"$in": ["x", ""]}, "$source": {"$exists": true},
+              "$created_at": {"$gte": "1970-01-01T00:00:00Z"}})",
           "{}",
           "",
           "[]"};
@@ -52,11 +54,13 @@ void RunDocument(std::string_view input) {
   stored.key = document->key;
   stored.metadata = document->metadata;
   stored.source = document->source;
+  stored.written_by = document->written_by;
   stored.expires_at = document->expires_at;
   const auto again = DocumentFromJson(DocumentToJson(stored));
   Require(again.ok(), "a written document reads");
   Require(again->text == document->text && again->key == document->key &&
-              again->source == document->source && again->expires_at == document->expires_at,
+              again->source == document->source && again->written_by == document->written_by &&
+              again->expires_at == document->expires_at,
           "a written document reads as it was");
   Require(MetadataToJson(again->metadata) == MetadataToJson(document->metadata),
           "metadata reads as it was");

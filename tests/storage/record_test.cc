@@ -26,6 +26,7 @@ PartRecord FullRecord() {
   r.expires_us = 0;
   r.key = "";
   r.source = "a person";
+  r.written_by = "agent";
   r.metadata = {{"empty", std::string()},
                 {"text", std::string("v\0w", 3)},
                 {"integer", std::numeric_limits<int64_t>::min()},
@@ -62,6 +63,38 @@ TEST(PartRecord, AbsentDiffersFromEmpty) {
   EXPECT_FALSE(read->expires_us.has_value());
 }
 
+// Made by the program before records had a writer.
+TEST(PartRecord, RecordsFromBeforeTheWriterReadAndAreWrittenAlike) {
+  constexpr std::string_view kHex =
+      "280000000000000020004800400000003c00000038003400300028002000180010000c000800040020000000"
+      "440000007800000080000000028098281765060001401e18240a0600c8000000000000006400000000000000"
+      "01000000090000005c00000001000000110000000000000001000000100000000c0018001400130000000400"
+      "0c000000ea070000000000000000000000000002040000000400000079656172000000000500000064696172"
+      "79000000010000006b0000000e000000546865207370617265206b65792e0000";
+  std::string bytes;
+  for (size_t i = 0; i < kHex.size(); i += 2) {
+    bytes += static_cast<char>(std::stoi(std::string(kHex.substr(i, 2)), nullptr, 16));
+  }
+  PartRecord r;
+  r.first_number = 17;
+  r.text = "The spare key.";
+  r.text_bytes = r.text.size();
+  r.token_count = 9;
+  r.chunk_count = 1;
+  r.routing_bytes = 100;
+  r.blocks_bytes = 200;
+  r.created_us = 1'700'000'000'000'001;
+  r.expires_us = 1'800'000'000'000'002;
+  r.key = "k";
+  r.source = "diary";
+  r.metadata = {{"year", int64_t{2026}}};
+  const auto read = DecodePartRecord(bytes);
+  ASSERT_OK(read);
+  EXPECT_EQ(*read, r);
+  EXPECT_EQ(read->written_by, "");
+  EXPECT_EQ(*EncodePartRecord(r), bytes);
+}
+
 TEST(PartRecord, ContradictionsAreRefused) {
   const auto refused = [](auto change, const char* why) {
     PartRecord r;
@@ -81,6 +114,7 @@ TEST(PartRecord, ContradictionsAreRefused) {
   refused([](PartRecord& r) { r.text.assign(kTextBytesMax + 1, 'x'); }, "64 MiB");
   refused([](PartRecord& r) { r.key = std::string(kKeyBytesMax + 1, 'k'); }, "key");
   refused([](PartRecord& r) { r.source.assign(kKeyBytesMax + 1, 's'); }, "source");
+  refused([](PartRecord& r) { r.written_by.assign(kKeyBytesMax + 1, 'w'); }, "written_by");
   refused([](PartRecord& r) { r.metadata["m"] = std::string(kMetadataBytesMax + 1, 'm'); },
           "metadata");
   refused(
@@ -90,7 +124,7 @@ TEST(PartRecord, ContradictionsAreRefused) {
       "1024");
   for (const auto& first_only : std::vector<std::function<void(PartRecord&)>>{
            [](PartRecord& r) { r.key = "k"; }, [](PartRecord& r) { r.source = "s"; },
-           [](PartRecord& r) { r.expires_us = 1; },
+           [](PartRecord& r) { r.written_by = "w"; }, [](PartRecord& r) { r.expires_us = 1; },
            [](PartRecord& r) { r.metadata["a"] = true; }}) {
     refused(
         [&](PartRecord& r) {
