@@ -85,6 +85,7 @@ class RosterWriter:
         self.rng, self.split, self.values = rng, split, Values(rng, split)
         self.values.lists = {**self.values.lists, **load()[0]}
         self.taken, self.used = taken.lower(), set()
+        self.stated: dict[tuple[str, str], set[str]] = {}
 
     def forms(self, topic: Topic, items: list[str]) -> list[str]:
         if self.split == "train":
@@ -123,7 +124,8 @@ class RosterWriter:
         chosen = r.sample(topic.attributes, min(len(topic.attributes), r.choice((1, 2, 2, 3, 3))))
         table: dict[str, dict[str, str]] = {x: {} for x in entities}
         for a in chosen:
-            seen: set[str] = set()
+            # What is asked for by its value must have that value alone, in the whole memory.
+            seen = self.stated.setdefault((topic.titles[0], a.label), set()) if a.reverse else set()
             for x in entities:
                 for _ in range(30):
                     v = self.value(a.kind)
