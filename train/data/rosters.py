@@ -46,6 +46,12 @@ class Roster:
     table: dict[str, dict[str, str]]  # entity -> label -> value, as stated
 
 
+@dataclass
+class Chain:
+    documents: list[str]  # the first says who is who
+    facts: list[tuple[str, str | None, int]]  # question, answer, the document that holds it; None, 0: nothing does
+
+
 @lru_cache(None)
 def load() -> tuple[dict[str, list[str]], list[Topic]]:
     lists: dict[str, list[str]] = {}
@@ -144,6 +150,43 @@ class RosterWriter:
                 return None
         text = self.text(topic, chosen, table, complete=gap is None)
         return Roster(text, *self.questions(topic, chosen, table, gap), table)
+
+    def chain(self) -> Chain | None:
+        """Who somebody is stands in one document, his number in another: the first one only leads to the second."""
+        r = self.rng
+        contacts = next(t for t in load()[1] if any(a.subject for a in t.attributes))
+        name, others = contacts.attributes[0], contacts.attributes[1:]
+        roles = [x for x in (self.fresh(r.choice(("helper", "post"))) for _ in range(r.choice((1, 2, 2, 3, 4)))) if x]
+        people = [p for p in (self.fresh("person") for _ in roles) if p]
+        if not roles or len(people) < len(roles):
+            return None
+        who = dict(zip(roles, people))
+        first = self.text(contacts, [name], {x: {name.label: p} for x, p in who.items()}, complete=True)
+        # The second part is about the people, by their names.
+        by_name = Topic(contacts.titles, contacts.held_out, "person", "{x}", "{x}", others)
+        chosen = r.sample(others, r.choice((1, 1, 2)))
+        table: dict[str, dict[str, str]] = {p: {} for p in people}
+        for a in chosen:
+            values: set[str] = set()
+            while len(values) < len(people):
+                values.add(self.value(a.kind))
+            for p, v in zip(people, sorted(values)):
+                table[p][a.label] = v
+        missing = None
+        if len(people) > 1 and r.random() < 0.2:
+            missing = r.choice(roles)
+            del table[who[missing]]
+        order = list(table.items())
+        r.shuffle(order)
+        groups = [dict(order)] if r.random() < 0.4 else [{p: values} for p, values in order]
+        documents = [first] + [self.text(by_name, chosen, g, complete=True) for g in groups]
+        facts: list[tuple[str, str | None, int]] = []
+        for x, p in who.items():
+            for a in chosen:
+                question = self.fill(self.form(contacts, a.questions), contacts, x, "")
+                place = next((i for i, g in enumerate(groups) if p in g), -1)
+                facts.append((question, None if x == missing else table[p][a.label], 1 + place))
+        return Chain(documents, facts)
 
     # -- Questions --
 

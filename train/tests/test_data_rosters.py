@@ -88,6 +88,26 @@ class Rosters(unittest.TestCase):
                 for label in ("name", "owner", "lead", "contact", "teacher", "head", "who"):
                     self.assertFalse(held & set(re.split(r"[ -]", values.get(label, ""))), f"seed {seed}: {values}")
 
+    def test_the_first_document_of_a_chain_leads_to_the_answer_only(self):
+        declined = several = 0
+        for split in ("train", "test"):
+            for seed in range(200):
+                chain = RosterWriter(random.Random(seed), split).chain()
+                if chain is None:
+                    continue
+                several += len(chain.documents) > 2
+                for question, answer, place in chain.facts:
+                    if answer is None:
+                        self.assertEqual(place, 0)
+                        declined += 1
+                        continue
+                    self.assertIn(answer, chain.documents[place], f"seed {seed}")
+                    for i, text in enumerate(chain.documents):
+                        if i != place:
+                            self.assertNotRegex(text, rf"(?<!\w){re.escape(answer)}(?!\w)", f"seed {seed}: {question}")
+        self.assertGreater(declined, 10)
+        self.assertGreater(several, 50)
+
     def test_the_same_seed_gives_the_same_rosters(self):
         a, b = ([r.text for _, r in rosters("train", seeds=2)] for _ in range(2))
         self.assertEqual(a, b)
