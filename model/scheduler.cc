@@ -181,6 +181,7 @@ Scheduler::Job* Scheduler::Choose(Clock::time_point now, Job** holder) {
   }
   if (!steps.empty() && (kind_ != Kind::kStep || alone.empty())) {
     if (expected_ == 0 || steps.size() >= kStepSequencesMax) return steps.front().get();
+    ++counts_.holds;
     *holder = steps.front().get();
     return nullptr;
   }

@@ -77,6 +77,7 @@ class Scheduler {
   struct Counts {
     uint64_t passes[3] = {};
     uint64_t requests[3] = {};
+    uint64_t holds = 0;  // looks at steps that were then left waiting for others
   };
   Counts counts();
   // Requests that wait, by kind.

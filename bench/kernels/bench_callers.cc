@@ -4,8 +4,9 @@
 //
 // Callers ask a question each over the same 24 documents. Printed for 1, 2, 4 and 8 of them:
 // answers per second when they take turns, a whole answer each, and when they share passes; medians
-// over `repeat` runs of each, run alternately so that both see the same machine. Every answer is
-// compared with the one its question gets alone.
+// over `repeat` pairs of runs, one of each, so that both see the same machine. The gain is the
+// median of the pairs' (lowest to highest); for one caller both ways are the same, so that line
+// shows the noise. Every answer is compared with the one its question gets alone.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -64,7 +65,7 @@ double Median(std::vector<double> values) {
 
 int Main(int argc, char** argv) {
   std::string folder;
-  int threads = 0, answer_tokens = 32, repeat = 3;
+  int threads = 0, answer_tokens = 32, repeat = 5;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg == "--threads" && i + 1 < argc) {
@@ -89,7 +90,7 @@ int Main(int argc, char** argv) {
     expected.push_back(Ask(model, bank, i, answer_tokens));
   }
   std::printf("%s\n", model.description().c_str());
-  std::printf("callers   taking turns   sharing passes   (answers/s)\n");
+  std::printf("callers   taking turns   sharing passes   gain        (answers/s)\n");
   for (size_t callers = 1; callers <= kCallersMax; callers *= 2) {
     std::vector<double> rates[2];
     for (int run = 0; run < 2 * repeat; ++run) {
@@ -111,8 +112,11 @@ int Main(int argc, char** argv) {
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       rates[share].push_back(static_cast<double>(callers) / took.count());
     }
-    const double turns = Median(rates[0]), shared = Median(rates[1]);
-    std::printf("%7zu %14.2f %16.2f   x%.2f\n", callers, turns, shared, shared / turns);
+    std::vector<double> gains;
+    for (size_t i = 0; i < rates[0].size(); ++i) gains.push_back(rates[1][i] / rates[0][i]);
+    std::sort(gains.begin(), gains.end());
+    std::printf("%7zu %14.2f %16.2f   x%.2f (%.2f to %.2f)\n", callers, Median(rates[0]),
+                Median(rates[1]), Median(gains), gains.front(), gains.back());
   }
   return 0;
 }

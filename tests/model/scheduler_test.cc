@@ -303,6 +303,26 @@ TEST_F(SchedulerTest, StepsThatWaitTogetherRunTogether) {
   EXPECT_EQ(Passes(*scheduler_, Kind::kStep), 1u);
 }
 
+TEST_F(SchedulerTest, ACallerAloneIsNeverHeldBack) {
+  Start();
+  VectorBank empty(kv_dim_);
+  {
+    // One that was there before is not waited for.
+    Scheduler::Sequence gone(&*scheduler_);
+    Context context = Take(Prefill(gone, empty));
+    const int32_t token = 40;
+    EXPECT_TRUE(gone.Append({&token, 1}, {}, &context).ok());
+  }
+  Scheduler::Sequence sequence(&*scheduler_);
+  Context context = Take(Prefill(sequence, empty));
+  constexpr int32_t kSteps = 50;
+  for (int32_t token = 40; token < 40 + kSteps; ++token) {
+    EXPECT_TRUE(sequence.Append({&token, 1}, {}, &context).ok());
+  }
+  EXPECT_EQ(scheduler_->counts().holds, 0u);
+  EXPECT_EQ(Passes(*scheduler_, Kind::kStep), kSteps + 1u);
+}
+
 TEST_F(SchedulerTest, SmallInsertsThatWaitShareAPass) {
   Start(100);  // five documents of 20 tokens
   std::vector<std::jthread> threads;
