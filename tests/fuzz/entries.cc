@@ -9,6 +9,7 @@
 #include "model/safetensors.h"
 #include "model/templates.h"
 #include "model/tokenizer.h"
+#include "tests/fuzz/http_entry.h"
 #include "tests/fuzz/seeds.h"
 #include "tests/fuzz/values_entry.h"
 #include "tests/fuzz/wire_entry.h"
@@ -142,6 +143,7 @@ constexpr Entry kEntries[] = {
     {"wire", RunWire, WireSeeds},
     {"filter", RunFilter, FilterSeeds},
     {"document", RunDocument, DocumentSeeds},
+    {"http", RunHttp, HttpSeeds},
 };
 
 }  // namespace

@@ -1,6 +1,5 @@
-// What is fuzzed: each entry feeds untrusted bytes to one parser of the model room and checks what
-// must hold of anything it accepts. An entry ends the process when it does not; it returns
-// otherwise.
+// What is fuzzed: each entry feeds untrusted bytes to one parser and checks what must hold of
+// anything it accepts. An entry ends the process when it does not; it returns otherwise.
 #ifndef MSADB_TESTS_FUZZ_ENTRIES_H_
 #define MSADB_TESTS_FUZZ_ENTRIES_H_
 

@@ -10,8 +10,10 @@
 #include <iostream>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "tests/fuzz/entries.h"
+#include "tests/fuzz/http_entry.h"
 
 namespace msadb::fuzz {
 namespace {
@@ -123,6 +125,16 @@ TEST_P(Replay, SeedsAndMutations) {
 
 INSTANTIATE_TEST_SUITE_P(Entries, Replay, testing::ValuesIn(Entries().begin(), Entries().end()),
                          EntryName);
+
+// Seeds that are refused at the door would leave most of the server untouched.
+TEST(FuzzSeeds, OfHttpAreServed) {
+  std::vector<std::string> refused;
+  for (const std::string& seed : HttpSeeds()) {
+    if (ServeHttp(seed) >= 300) refused.push_back(seed.substr(0, seed.find('\n')));
+  }
+  EXPECT_EQ(refused,
+            (std::vector<std::string>{"DELETE /v1/collections/notes/keys/%F0%9F%97%9D", ""}));
+}
 
 TEST(FuzzSeeds, AreAtLeast300InAll) {
   size_t count = 0;

@@ -198,7 +198,12 @@ std::vector<std::string> WireSeeds() {
   add(wire::FinishReply(&b, fb::CreateHits(b, b.CreateVector(&hit_offset, 1))), true);
   Answer answer;
   answer.text = "[1] text";
-  answer.citations.push_back({1, 1, 0, "text", "key", "source", true});
+  Citation citation;
+  citation.id = citation.part = 1;
+  citation.text = "text";
+  citation.key = "key";
+  citation.source = "source";
+  answer.citations.push_back(citation);
   answer.trace.rounds.push_back({{1, 2}, {1}, {{7, {{1, 0.5f}}}}, 1, 2, 3, 4});
   add(wire::FinishReply(&b, wire::Encode(&b, answer)), true);
   CollectionStats stats;
