@@ -29,6 +29,7 @@ std::string Describe(const Document& document) {
   std::string head = "id        " + std::to_string(document.id) + "\n";
   if (document.key) head += "key       " + *document.key + "\n";
   if (!document.source.empty()) head += "source    " + document.source + "\n";
+  if (!document.written_by.empty()) head += "writer    " + document.written_by + "\n";
   head += "created   " + FormatTime(document.created_at) + "\n";
   if (document.expires_at) head += "expires   " + FormatTime(*document.expires_at) + "\n";
   if (!document.metadata.empty()) {
@@ -119,19 +120,20 @@ void AddDocumentVerbs(CLI::App& app, Chosen* chosen) {
       "not there by --id or --key ends with exit code 1; --where may match nothing.\n\n"
       "Examples:\n"
       "  msadb delete notes --id 3\n"
-      "  msadb delete notes --where '{\"year\": {\"$lt\": 2020}}'",
+      "  msadb delete notes --where '{\"year\": {\"$lt\": 2020}}'\n"
+      "  msadb delete notes --where '{\"$written_by\": \"scraper\"}'",
       remove.get());
   AddCollectionOption(remove_verb, remove.get());
   auto* which = remove_verb->add_option_group("which", "Which ones (exactly one)");
   AddIdAndKey(which, remove.get());
-  which->add_option("--where", remove->where, "All whose metadata matches this filter");
+  which->add_option("--where", remove->where, "All that match this filter");
   OnChosen(remove_verb, chosen, remove, Delete);
 
   auto list = std::make_shared<SelectArgs>();
   CLI::App* list_verb = AddVerb(
       app, "list", "List documents, oldest first",
       "Filters are the JSON form that Mongo and Chroma users know: $eq $ne $gt $gte $lt $lte\n"
-      "$in $nin $and $or $not.\n\n"
+      "$in $nin $and $or $not. $written_by, $source and $created_at stand for provenance.\n\n"
       "Examples:\n"
       "  msadb list notes --limit 20\n"
       "  msadb list notes --where '{\"$or\": [{\"project\": \"roof\"}, {\"year\": 2026}]}'\n"

@@ -19,6 +19,7 @@ Result<int> ImportLines(const DatabaseArgs& args, const std::string& path,
     ImportOptions import;
     import.replace_existing = options.replace;
     import.lines_skipped = options.skip_lines;
+    import.written_by = options.written_by;
     import.on_progress = [&](const ImportProgress& progress) { last = progress;
     bar.Update(progress.lines, 0);
     return !interrupt.interrupted();

@@ -2,6 +2,7 @@
 #ifndef MSADB_CLI_IMPORT_LINES_H_
 #define MSADB_CLI_IMPORT_LINES_H_
 
+#include <optional>
 #include <string>
 
 #include "cli/verb.h"
@@ -11,6 +12,7 @@ namespace msadb::cli {
 struct ImportLinesOptions {
   bool replace = false;     // what has the same key; else such lines are skipped
   uint64_t skip_lines = 0;  // at the start
+  std::optional<std::string> written_by;  // instead of what the lines say
 };
 
 // Reads `path` ("-": standard input) into the collection of `args`, shows progress and prints the

@@ -23,6 +23,7 @@ constexpr size_t kBatchBytes = 8u << 20;
 
 struct IngestArgs : DatabaseArgs {
   std::vector<std::string> paths;
+  std::string written_by;
   bool prune = false;
   bool dry_run = false;
 };
@@ -182,6 +183,7 @@ class Ingester {
         continue;
       }
       ++(is_known ? report_.changed : report_.added);
+      document.written_by = args_.written_by;
       pending_bytes_ += document.text.size();
       pending_.push_back(std::move(document));
       if (pending_.size() >= kBatchDocuments || pending_bytes_ >= kBatchBytes) {
@@ -313,6 +315,7 @@ void AddIngestVerb(CLI::App& app, Chosen* chosen) {
       args.get());
   verb->add_option("PATH", args->paths, "Files and folders")->required();
   AddCollectionOption(verb, args.get());
+  verb->add_option("--written-by", args->written_by, "Who wrote them");
   verb->add_flag("--prune", args->prune, "Remove documents whose file is gone from the PATHs");
   verb->add_flag("--dry-run", args->dry_run, "Only count what would be done");
   OnChosen(verb, chosen, args, Ingest);

@@ -15,17 +15,22 @@ struct InsertArgs : DatabaseArgs {
   std::optional<std::string> key;
   std::string metadata;
   std::string source;
+  std::optional<std::string> written_by;
   std::string expires;
   bool replace = false;
 };
 
 Result<int> Insert(const InsertArgs& args, Printer& out) {
-  if (!args.jsonl.empty()) return ImportLines(args, args.jsonl, {.replace = args.replace}, out);
+  if (!args.jsonl.empty()) {
+    return ImportLines(args, args.jsonl, {.replace = args.replace, .written_by = args.written_by},
+                       out);
+  }
 
   NewDocument document;
   document.text = args.text;
   document.key = args.key;
   document.source = args.source;
+  document.written_by = args.written_by.value_or("");
   if (!args.file.empty()) {
     MSADB_ASSIGN_OR_RETURN(document.text, ReadAll(args.file, Limits().text_bytes_max));
     if (document.source.empty() && args.file != "-") document.source = args.file;
@@ -74,7 +79,9 @@ void AddInsertVerb(CLI::App& app, Chosen* chosen) {
   auto* key =
       verb->add_option("--key", args->key, "Your own name for it, unique in the collection");
   auto* metadata = verb->add_option("--meta", args->metadata, "Metadata: a flat JSON object");
-  auto* source = verb->add_option("--source", args->source, "Who or what wrote it");
+  auto* source = verb->add_option("--source", args->source, "Where it comes from, in your words");
+  verb->add_option("--written-by", args->written_by,
+                   "Who wrote it; with --jsonl, instead of what the lines say");
   auto* expires = verb->add_option("--expires", args->expires,
                                    "When it vanishes: 90s, 15m, 12h, 30d, 2w or a UTC time");
   verb->add_flag("--replace", args->replace, "Replace what has the same key");

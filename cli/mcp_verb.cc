@@ -10,6 +10,7 @@ namespace {
 
 struct McpArgs : DatabaseArgs {
   bool read_only = false;
+  std::string written_by = "mcp";
 };
 
 Result<int> Mcp(const McpArgs& args, Printer& out) {
@@ -18,7 +19,7 @@ Result<int> Mcp(const McpArgs& args, Printer& out) {
   MSADB_ASSIGN_OR_RETURN(auto database,
                          OpenDatabase(args, args.read_only ? Access::kRead : Access::kWrite));
   const auto session = mcp::Session::Make(
-      {.read_only = args.read_only},
+      {.read_only = args.read_only, .written_by = args.written_by},
       [&](mcp::Access access) -> Result<std::shared_ptr<Collection>> {
         return access == mcp::Access::kWrite ? database->GetOrCreateCollection(args.collection)
                                              : database->OpenCollection(args.collection);
@@ -46,6 +47,8 @@ void AddMcpVerb(CLI::App& app, Chosen* chosen) {
       args.get());
   AddCollectionOption(verb, args.get());
   verb->add_flag("--read-only", args->read_only, "Refuse every change");
+  verb->add_option("--written-by", args->written_by, "Who wrote what the agent remembers")
+      ->capture_default_str();
   OnChosen(verb, chosen, args, Mcp);
 }
 

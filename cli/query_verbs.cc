@@ -23,11 +23,13 @@ struct AskArgs : DatabaseArgs {
   std::string deadline;
 };
 
-// "[3] ada/birthday (diary.txt)"
-std::string Name(DocumentId id, const std::optional<std::string>& key, const std::string& source) {
-  std::string name = "[" + std::to_string(id) + "]";
-  if (key) name += " " + *key;
-  if (!source.empty() && source != key) name += " (" + source + ")";
+// "[3] ada/birthday (diary.txt) by ada", of a SearchHit or Citation.
+template <typename Found>
+std::string Name(const Found& found) {
+  std::string name = "[" + std::to_string(found.id) + "]";
+  if (found.key) name += " " + *found.key;
+  if (!found.source.empty() && found.source != found.key) name += " (" + found.source + ")";
+  if (!found.written_by.empty()) name += " by " + found.written_by;
   return name;
 }
 
@@ -46,8 +48,7 @@ Result<int> Search(const SearchArgs& args, Printer& out) {
   for (size_t i = 0; i < hits.size(); ++i) {
     char head[64];
     std::snprintf(head, sizeof(head), "%3zu. %.4f  ", i + 1, static_cast<double>(hits[i].score));
-    out.Text(head + Name(hits[i].id, hits[i].key, hits[i].source) + "\n             " +
-             Preview(hits[i].text, 100) + "\n");
+    out.Text(head + Name(hits[i]) + "\n             " + Preview(hits[i].text, 100) + "\n");
   }
   if (hits.empty()) out.Remark("No documents.");
   return kExitOk;
@@ -112,8 +113,8 @@ Result<int> Ask(const AskArgs& args, Printer& out) {
   if (!streamed) out.Text(answer->text + "\n");
   if (!answer->citations.empty()) out.Text("\nSources\n");
   for (const auto& citation : answer->citations) {
-    out.Text("  " + Name(citation.id, citation.key, citation.source) +
-             (citation.in_answer ? " *" : "") + "\n      " + Preview(citation.text, 100) + "\n");
+    out.Text("  " + Name(citation) + (citation.in_answer ? " *" : "") + "\n      " +
+             Preview(citation.text, 100) + "\n");
   }
   if (answer->finish_reason == FinishReason::kLength) {
     out.Remark("The answer was cut at --max-tokens.");

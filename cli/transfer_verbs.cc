@@ -17,6 +17,7 @@ struct TransferArgs : DatabaseArgs {
   std::string where;
   bool replace = false;
   uint64_t skip_lines = 0;
+  std::optional<std::string> written_by;
 };
 
 Result<uint64_t> WriteAll(Snapshot& snapshot, std::ostream& to, ExportOptions options,
@@ -76,8 +77,9 @@ Result<int> Export(const TransferArgs& args, Printer& out) {
 }
 
 Result<int> Import(const TransferArgs& args, Printer& out) {
-  return ImportLines(args, args.file, {.replace = args.replace, .skip_lines = args.skip_lines},
-                     out);
+  return ImportLines(
+      args, args.file,
+      {.replace = args.replace, .skip_lines = args.skip_lines, .written_by = args.written_by}, out);
 }
 
 }  // namespace
@@ -86,8 +88,8 @@ void AddTransferVerbs(CLI::App& app, Chosen* chosen) {
   auto to = std::make_shared<TransferArgs>();
   CLI::App* export_verb = AddVerb(
       app, "export", "Write a collection as JSONL",
-      "One document a line, with text, key, metadata, source and times; a frozen view, whatever\n"
-      "is inserted meanwhile. `msadb import` reads it back, under any model.\n\n"
+      "One document a line, with text, key, metadata, source, writer and times; a frozen view,\n"
+      "whatever is inserted meanwhile. `msadb import` reads it back, under any model.\n\n"
       "Examples:\n"
       "  msadb export notes notes.jsonl\n"
       "  msadb export notes - | gzip > notes.jsonl.gz",
@@ -101,7 +103,9 @@ void AddTransferVerbs(CLI::App& app, Chosen* chosen) {
   CLI::App* import_verb = AddVerb(
       app, "import", "Read documents from JSONL",
       "Documents are encoded again and get new ids. A line whose key is there already is\n"
-      "skipped (or replaced with --replace), so an interrupted import is simply run again.\n\n"
+      "skipped (or replaced with --replace), so an interrupted import is simply run again.\n"
+      "Who wrote a document is what the line says; --written-by says it for a file from "
+      "elsewhere.\n\n"
       "Examples:\n"
       "  msadb import notes notes.jsonl\n"
       "  zcat notes.jsonl.gz | msadb import notes -",
@@ -110,6 +114,8 @@ void AddTransferVerbs(CLI::App& app, Chosen* chosen) {
   AddCollectionOption(import_verb, from.get());
   import_verb->add_flag("--replace", from->replace, "Replace what has the same key");
   import_verb->add_option("--skip-lines", from->skip_lines, "Pass over this many lines first");
+  import_verb->add_option("--written-by", from->written_by,
+                          "Who wrote all of it, instead of what the lines say");
   OnChosen(import_verb, chosen, from, Import);
 }
 

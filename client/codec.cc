@@ -136,9 +136,10 @@ Offset<fb::Document> Encode(Builder* b, const Document& document) {
   const auto key = EncodeOptional(b, document.key);
   const auto metadata = EncodeMetadata(b, document.metadata);
   const auto source = EncodeText(b, document.source);
+  const auto written_by = EncodeText(b, document.written_by);
   return fb::CreateDocument(*b, document.id, text, key, metadata, source,
                             Micros(document.created_at), OptionalMicros(document.expires_at),
-                            b->CreateVectorOfStructs(parts));
+                            b->CreateVectorOfStructs(parts), written_by);
 }
 
 Offset<fb::Hit> Encode(Builder* b, const SearchHit& hit) {
@@ -146,8 +147,9 @@ Offset<fb::Hit> Encode(Builder* b, const SearchHit& hit) {
   const auto key = EncodeOptional(b, hit.key);
   const auto metadata = EncodeMetadata(b, hit.metadata);
   const auto source = EncodeText(b, hit.source);
+  const auto written_by = EncodeText(b, hit.written_by);
   return fb::CreateHit(*b, hit.id, hit.part, hit.score, text, hit.text_offset, key, metadata,
-                       source);
+                       source, written_by, Micros(hit.created_at));
 }
 
 Offset<fb::Answer> Encode(Builder* b, const msadb::Answer& answer) {
@@ -156,8 +158,10 @@ Offset<fb::Answer> Encode(Builder* b, const msadb::Answer& answer) {
     const auto text = EncodeText(b, citation.text);
     const auto key = EncodeOptional(b, citation.key);
     const auto source = EncodeText(b, citation.source);
+    const auto written_by = EncodeText(b, citation.written_by);
     citations.push_back(fb::CreateCitation(*b, citation.id, citation.part, citation.text_offset,
-                                           text, key, source, citation.in_answer));
+                                           text, key, source, citation.in_answer, written_by,
+                                           Micros(citation.created_at)));
   }
   std::vector<Offset<fb::TraceRound>> rounds;
   for (const AnswerTrace::Round& round : answer.trace.rounds) {
@@ -214,11 +218,12 @@ size_t ByteCount(const NewDocument& document) {
 }
 size_t ByteCount(const Document& document) {
   return document.text.size() + (document.key ? document.key->size() : 0) + document.source.size() +
-         ByteCount(document.metadata) + 32 * document.parts.size() + 96;
+         document.written_by.size() + ByteCount(document.metadata) + 32 * document.parts.size() +
+         112;
 }
 size_t ByteCount(const SearchHit& hit) {
   return hit.text.size() + (hit.key ? hit.key->size() : 0) + hit.source.size() +
-         ByteCount(hit.metadata) + 96;
+         hit.written_by.size() + ByteCount(hit.metadata) + 120;
 }
 
 Status Decoder::Take(size_t bytes) {
@@ -323,6 +328,7 @@ Status Decoder::Read(const fb::Document* in, Document* out) {
   MSADB_RETURN_IF_ERROR(Read(in->key(), &out->key));
   MSADB_RETURN_IF_ERROR(Read(in->metadata(), &out->metadata));
   MSADB_RETURN_IF_ERROR(Read(in->source(), &out->source));
+  MSADB_RETURN_IF_ERROR(Read(in->written_by(), &out->written_by));
   out->created_at = Time(in->created_at());
   out->expires_at = OptionalTime(in->expires_at());
   if (in->parts() != nullptr) {
@@ -344,7 +350,9 @@ Status Decoder::Read(const fb::Hit* in, SearchHit* out) {
   MSADB_RETURN_IF_ERROR(Read(in->text(), &out->text));
   MSADB_RETURN_IF_ERROR(Read(in->key(), &out->key));
   MSADB_RETURN_IF_ERROR(Read(in->metadata(), &out->metadata));
-  return Read(in->source(), &out->source);
+  MSADB_RETURN_IF_ERROR(Read(in->source(), &out->source));
+  out->created_at = Time(in->created_at());
+  return Read(in->written_by(), &out->written_by);
 }
 
 Status Decoder::Read(const fb::Answer* in, msadb::Answer* out) {
@@ -365,6 +373,8 @@ Status Decoder::Read(const fb::Answer* in, msadb::Answer* out) {
       MSADB_RETURN_IF_ERROR(Read(citation->text(), &to.text));
       MSADB_RETURN_IF_ERROR(Read(citation->key(), &to.key));
       MSADB_RETURN_IF_ERROR(Read(citation->source(), &to.source));
+      MSADB_RETURN_IF_ERROR(Read(citation->written_by(), &to.written_by));
+      to.created_at = Time(citation->created_at());
     }
   }
   if (in->trace() == nullptr) return Status::Ok();

@@ -54,6 +54,7 @@ Json ToJson(const Document& document, bool with_text) {
   if (with_text) object["text"] = document.text;
   object["metadata"] = ToJson(document.metadata);
   object["source"] = document.source;
+  object["written_by"] = document.written_by;
   object["created_at"] = FormatTime(document.created_at);
   object["expires_at"] =
       document.expires_at ? Json(FormatTime(*document.expires_at)) : Json(nullptr);
@@ -69,7 +70,9 @@ Json ToJson(const SearchHit& hit) {
           {"text", hit.text},
           {"text_offset", hit.text_offset},
           {"metadata", ToJson(hit.metadata)},
-          {"source", hit.source}};
+          {"source", hit.source},
+          {"written_by", hit.written_by},
+          {"created_at", FormatTime(hit.created_at)}};
 }
 
 Json ToJson(const Answer& answer, bool with_trace) {
@@ -81,6 +84,8 @@ Json ToJson(const Answer& answer, bool with_trace) {
                          {"text", citation.text},
                          {"text_offset", citation.text_offset},
                          {"source", citation.source},
+                         {"written_by", citation.written_by},
+                         {"created_at", FormatTime(citation.created_at)},
                          {"in_answer", citation.in_answer}});
   }
   Json object = {{"answer", answer.text},

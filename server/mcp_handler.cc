@@ -19,6 +19,7 @@ HandlerResult HandleMcp(HttpService& service, const CallPtr& call, const Exchang
   MSADB_RETURN_IF_ERROR(call->principal->CheckCollection(name, Right::kRead));
   mcp::SessionOptions options;
   options.read_only = !call->principal->CheckCollection(name, Right::kWrite).ok();
+  options.written_by = call->principal->name();
   const auto memory =
       [&service, call, name](mcp::Access access) -> Result<std::shared_ptr<Collection>> {
     const Right needed = access == mcp::Access::kWrite ? Right::kWrite : Right::kRead;

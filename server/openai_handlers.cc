@@ -1,13 +1,15 @@
-// The API that OpenAI's clients speak: /v1/models and /v1/chat/completions. A model is a collection.
+// The API that OpenAI's clients speak: /v1/models and /v1/chat/completions. A model is a
+// collection.
 //
 // The last user message is the question. What was said before is put in front of it as text, the
 // newest as far as it fits, so that "and in winter?" is understood. Fields of our own are in the
-// object "msadb", in the request (remember, where, trace, rounds_max) and in the answer (citations,
-// trace, remembered).
+// object "msadb", in the request (remember, where, trace, rounds_max) and in the answer (notice,
+// citations, trace, remembered).
 #include <chrono>
 #include <mutex>
 
 #include "server/handlers.h"
+#include "server/mcp/session.h"
 #include "server/request_json.h"
 
 namespace msadb::server {
@@ -25,6 +27,7 @@ struct ChatRequest {
   bool stream = false;
   bool include_usage = false;
   bool remember = false;
+  std::string written_by;  // of what is remembered
 };
 
 // A message's text: a string, or a list of {"type": "text", "text": "..."}.
@@ -168,7 +171,7 @@ Json Usage(const Answer& answer) {
 // Our own part of the answer.
 Json Extras(const Answer& answer, bool with_trace, std::optional<DocumentId> remembered) {
   Json forms = ToJson(answer, with_trace);
-  Json extras = {{"citations", std::move(forms["citations"])}};
+  Json extras = {{"notice", mcp::kStoredTextNotice}, {"citations", std::move(forms["citations"])}};
   if (with_trace) extras["trace"] = std::move(forms["trace"]);
   extras["remembered"] = remembered ? Json(*remembered) : Json(nullptr);
   return extras;
@@ -195,13 +198,14 @@ class Completion {
     if (!answer.ok()) return Fail(answer.status());
     std::optional<DocumentId> remembered;
     if (request_.remember) {
-      auto id = collection.Insert({.text = "User: " + request_.question +
-                                           "\nAssistant: " + answer->text,
-                                   .key = {},
-                                   .metadata = {{"kind", std::string("conversation")}},
-                                   .source = "chat",
-                                   .expires_at = {},
-                                   .created_at = {}});
+      auto id =
+          collection.Insert({.text = "User: " + request_.question + "\nAssistant: " + answer->text,
+                             .key = {},
+                             .metadata = {{"kind", std::string("conversation")}},
+                             .source = "chat",
+                             .written_by = request_.written_by,
+                             .expires_at = {},
+                             .created_at = {}});
       if (!id.ok()) return Fail(id.status().WithContext("the turn could not be remembered"));
       remembered = *id;
     }
@@ -299,6 +303,7 @@ HandlerResult CompleteChat(HttpService& service, const CallPtr& call,
   const Right needed = request->remember ? Right::kWrite : Right::kRead;
   MSADB_RETURN_IF_ERROR(call->principal->CheckCollection(request->model, needed));
   BoundByCall(*call, &request->options);
+  request->written_by = call->principal->name();
   // Only now is it known whose turn this counts against.
   service.Run(call, exchange, request->model, Lane::kModel,
               [&service, request, exchange]() -> HandlerResult {

@@ -51,9 +51,13 @@ Result<bool> QueryFlag(const Call& call, std::string_view name, bool fallback) {
   return Status::InvalidArgument("'" + std::string(name) + "' must be true or false");
 }
 
-Result<NewDocument> ReadDocument(const nlohmann::json& json) {
-  return DocumentFromJson(
-      json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+// Who wrote it is what the token says, whatever the body says.
+Result<NewDocument> ReadDocument(const Call& call, const nlohmann::json& json) {
+  MSADB_ASSIGN_OR_RETURN(
+      NewDocument document,
+      DocumentFromJson(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  document.written_by = call.principal->name();
+  return document;
 }
 
 HandlerResult Deleted(uint64_t count) { return std::optional(JsonReply({{"deleted", count}})); }
@@ -177,7 +181,7 @@ HandlerResult ListDocuments(HttpService& service, const CallPtr& call, const Exc
 
 HandlerResult InsertDocument(HttpService& service, const CallPtr& call, const ExchangePtr&) {
   MSADB_ASSIGN_OR_RETURN(const auto json, ParseRequestJson(call->body));
-  MSADB_ASSIGN_OR_RETURN(const NewDocument document, ReadDocument(json));
+  MSADB_ASSIGN_OR_RETURN(const NewDocument document, ReadDocument(*call, json));
   MSADB_ASSIGN_OR_RETURN(const auto collection, CollectionOf(service, *call));
   MSADB_ASSIGN_OR_RETURN(const DocumentId id, collection->Insert(document));
   return std::optional(JsonReply({{"id", id}}, 201));
@@ -185,7 +189,7 @@ HandlerResult InsertDocument(HttpService& service, const CallPtr& call, const Ex
 
 HandlerResult UpsertDocument(HttpService& service, const CallPtr& call, const ExchangePtr&) {
   MSADB_ASSIGN_OR_RETURN(const auto json, ParseRequestJson(call->body));
-  MSADB_ASSIGN_OR_RETURN(const NewDocument document, ReadDocument(json));
+  MSADB_ASSIGN_OR_RETURN(const NewDocument document, ReadDocument(*call, json));
   MSADB_ASSIGN_OR_RETURN(const auto collection, CollectionOf(service, *call));
   MSADB_ASSIGN_OR_RETURN(const DocumentId id, collection->Upsert(document));
   return std::optional(JsonReply({{"id", id}}));
@@ -205,7 +209,7 @@ HandlerResult InsertDocuments(HttpService& service, const CallPtr& call, const E
   std::vector<NewDocument> documents;
   documents.reserve(list->size());
   for (const auto& item : *list) {
-    auto document = ReadDocument(item);
+    auto document = ReadDocument(*call, item);
     if (!document.ok()) {
       return document.status().WithContext("documents[" + std::to_string(documents.size()) + "]");
     }
@@ -258,7 +262,7 @@ HandlerResult DeleteDocuments(HttpService& service, const CallPtr& call, const E
 namespace {
 
 // One element of "changes". Gives the id that it makes, or null.
-Result<Json> ApplyChange(Transaction& transaction, const nlohmann::json& change) {
+Result<Json> ApplyChange(const Call& call, Transaction& transaction, const nlohmann::json& change) {
   std::string op;
   std::string key;
   uint64_t id = 0;
@@ -274,7 +278,7 @@ Result<Json> ApplyChange(Transaction& transaction, const nlohmann::json& change)
     if (document == nullptr || id != 0 || change.contains("key")) {
       return Status::InvalidArgument("'" + op + "' takes \"document\" and nothing else");
     }
-    MSADB_ASSIGN_OR_RETURN(const NewDocument value, ReadDocument(*document));
+    MSADB_ASSIGN_OR_RETURN(const NewDocument value, ReadDocument(call, *document));
     MSADB_ASSIGN_OR_RETURN(
         const DocumentId made,
         op == "insert" ? transaction.Insert(value) : transaction.Upsert(value));
@@ -304,7 +308,7 @@ HandlerResult ApplyTransaction(HttpService& service, const CallPtr& call, const 
   Json ids = Json::array();
   for (const auto& change : *changes) {
     if (call->stop.stop_requested()) return Status::Cancelled("the caller went away");
-    auto id = ApplyChange(*transaction, change);
+    auto id = ApplyChange(*call, *transaction, change);
     if (!id.ok()) return id.status().WithContext("changes[" + std::to_string(ids.size()) + "]");
     ids.push_back(std::move(*id));
   }

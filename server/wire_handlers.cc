@@ -410,11 +410,17 @@ class Handler {
 
   // ---- Changing
 
+  Status ReadNew(const fb::NewDocument* in, NewDocument* out) {
+    MSADB_RETURN_IF_ERROR(decoder_.Read(in, out));
+    out->written_by = request_->principal->name();
+    return Status::Ok();
+  }
+
   Status Put(const fb::Put& in) {
     NewDocument document;
     MSADB_ASSIGN_OR_RETURN(const WireHandlePtr handle, TransactionOf(in.handle()));
     if (handle != nullptr) {
-      MSADB_RETURN_IF_ERROR(decoder_.Read(in.document(), &document));
+      MSADB_RETURN_IF_ERROR(ReadNew(in.document(), &document));
       MSADB_ASSIGN_OR_RETURN(Exclusive entered, Exclusive::Enter(handle));
       Transaction& transaction = *handle->transaction;
       MSADB_ASSIGN_OR_RETURN(const DocumentId id, in.upsert() ? transaction.Upsert(document)
@@ -423,7 +429,7 @@ class Handler {
       return Number(id);
     }
     MSADB_ASSIGN_OR_RETURN(const auto collection, Find(in.collection(), Right::kWrite));
-    MSADB_RETURN_IF_ERROR(decoder_.Read(in.document(), &document));
+    MSADB_RETURN_IF_ERROR(ReadNew(in.document(), &document));
     MSADB_ASSIGN_OR_RETURN(const DocumentId id, in.upsert() ? collection->Upsert(document)
                                                             : collection->Insert(document));
     return Number(id);
@@ -435,7 +441,7 @@ class Handler {
     if (in.documents() != nullptr) {
       documents.reserve(in.documents()->size());
       for (const fb::NewDocument* document : *in.documents()) {
-        MSADB_RETURN_IF_ERROR(decoder_.Read(document, &documents.emplace_back()));
+        MSADB_RETURN_IF_ERROR(ReadNew(document, &documents.emplace_back()));
       }
     }
     InsertManyOptions options;

@@ -403,7 +403,8 @@ class SessionImpl final : public Session {
       if (cancel.stop_requested()) return std::nullopt;
       Json reply;
       try {
-        const ToolCall call{&memory_, given.get(), cancel.get_token(), options_.ask_timeout};
+        const ToolCall call{&memory_, given.get(), cancel.get_token(), options_.ask_timeout,
+                            options_.written_by};
         reply = ResultReply(id, ToolResult(tool->run(call)), stateless);
       } catch (const std::bad_alloc&) {
         reply = ErrorReply(id, kInternalError, "out of memory");

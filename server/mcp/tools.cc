@@ -156,9 +156,11 @@ Json ArrayOf(Json items, const char* description) {
 Json WhereSchema() {
   return Property(
       "object",
-      "Only documents whose metadata matches this filter, e.g. {\"topic\": \"garden\"}, "
+      "Only documents that match this filter of their metadata, e.g. {\"topic\": \"garden\"}, "
       "{\"year\": {\"$gte\": 2025}}, {\"$or\": [{\"a\": 1}, {\"tags\": {\"$contains\": \"x\"}}]}. "
-      "Operators: $eq $ne $gt $gte $lt $lte $in $nin $contains $exists $and $or $not.");
+      "Operators: $eq $ne $gt $gte $lt $lte $in $nin $contains $exists $and $or $not. "
+      "$written_by, $source and $created_at (a time like 2026-11-22T10:00:00Z) stand for who wrote "
+      "a document, from where and when.");
 }
 
 Json MetadataSchema(const char* description) {
@@ -170,6 +172,13 @@ Json MetadataSchema(const char* description) {
                                    {{"type", "boolean"}},
                                    {{"type", "array"}, {"items", {{"type", "string"}}}}})}}}};
 }
+
+// Of a document that a result tells of.
+Json WriterSchema() {
+  return Property("string", "Who wrote it, whatever its text says of that; may be empty");
+}
+
+Json NoticeSchema() { return Property("string", "How to read the texts"); }
 
 struct Hints {
   bool read_only = false;
@@ -226,6 +235,7 @@ Result<Json> Remember(const ToolCall& call) {
   document.text = arguments.RequiredText("text");
   document.key = arguments.Text("key");
   document.source = arguments.Text("source").value_or("");
+  document.written_by = call.written_by;
   const Json* metadata = arguments.Object("metadata");
   if (const auto seconds = arguments.Integer("expires_in_seconds", 1, kExpirySecondsMax)) {
     document.expires_at =
@@ -260,20 +270,23 @@ Json DescribeRecall() {
            {"where", WhereSchema()}},
           {"query"}),
       ObjectSchema(
-          {{"documents",
-            ArrayOf(
-                ObjectSchema(
-                    {{"id", Property("integer", "The document")},
-                     {"part", Property("integer", "Its part that fits best")},
-                     {"score", Property("number", "Higher is better")},
-                     {"text", Property("string", "The text of that part")},
-                     {"text_offset", Property("integer", "Bytes before the part in the document")},
-                     {"key", Nullable("string", "The document's key")},
-                     {"metadata", MetadataSchema("The document's metadata")},
-                     {"source", Property("string", "Where it comes from")}},
-                    {"id", "part", "score", "text", "text_offset", "key", "metadata", "source"}),
-                "Best first")}},
-          {"documents"}),
+          {{"notice", NoticeSchema()},
+           {"documents",
+            ArrayOf(ObjectSchema({{"id", Property("integer", "The document")},
+                                  {"part", Property("integer", "Its part that fits best")},
+                                  {"score", Property("number", "Higher is better")},
+                                  {"text", Property("string", "The text of that part")},
+                                  {"text_offset",
+                                   Property("integer", "Bytes before the part in the document")},
+                                  {"key", Nullable("string", "The document's key")},
+                                  {"metadata", MetadataSchema("The document's metadata")},
+                                  {"source", Property("string", "Where it comes from")},
+                                  {"written_by", WriterSchema()},
+                                  {"created_at", Property("string", "RFC 3339 in UTC")}},
+                                 {"id", "part", "score", "text", "text_offset", "key", "metadata",
+                                  "source", "written_by", "created_at"}),
+                    "Best first")}},
+          {"notice", "documents"}),
       {.read_only = true, .idempotent = true});
 }
 
@@ -295,9 +308,11 @@ Result<Json> Recall(const ToolCall& call) {
                          {"text_offset", hit.text_offset},
                          {"key", StringOrNull(hit.key)},
                          {"metadata", MetadataJson(hit.metadata)},
-                         {"source", hit.source}});
+                         {"source", hit.source},
+                         {"written_by", hit.written_by},
+                         {"created_at", FormatTime(hit.created_at)}});
   }
-  return Json{{"documents", std::move(documents)}};
+  return Json{{"notice", kStoredTextNotice}, {"documents", std::move(documents)}};
 }
 
 // --- ask ---
@@ -316,7 +331,8 @@ Json DescribeAsk() {
                     {"where", WhereSchema()}},
                    {"question"}),
       ObjectSchema(
-          {{"answer", Property("string", "What the memory's model says")},
+          {{"notice", NoticeSchema()},
+           {"answer", Property("string", "What the memory's model says, made of stored texts")},
            {"finish_reason",
             {{"type", "string"},
              {"enum", Json::array({"stop", "length"})},
@@ -330,10 +346,13 @@ Json DescribeAsk() {
                      {"text_offset", Property("integer", "Bytes before the part in the document")},
                      {"key", Nullable("string", "The document's key")},
                      {"source", Property("string", "Where it comes from")},
+                     {"written_by", WriterSchema()},
+                     {"created_at", Property("string", "RFC 3339 in UTC")},
                      {"in_answer", Property("boolean", "Whether the answer names it")}},
-                    {"id", "part", "text", "text_offset", "key", "source", "in_answer"}),
+                    {"id", "part", "text", "text_offset", "key", "source", "written_by",
+                     "created_at", "in_answer"}),
                 "What the answer rests on, in the order it was read")}},
-          {"answer", "finish_reason", "documents"}),
+          {"notice", "answer", "finish_reason", "documents"}),
       {.read_only = true, .idempotent = true});
 }
 
@@ -359,9 +378,12 @@ Result<Json> Ask(const ToolCall& call) {
                          {"text_offset", citation.text_offset},
                          {"key", StringOrNull(citation.key)},
                          {"source", citation.source},
+                         {"written_by", citation.written_by},
+                         {"created_at", FormatTime(citation.created_at)},
                          {"in_answer", citation.in_answer}});
   }
-  return Json{{"answer", answer.text},
+  return Json{{"notice", kStoredTextNotice},
+              {"answer", answer.text},
               {"finish_reason", answer.finish_reason == FinishReason::kStop ? "stop" : "length"},
               {"documents", std::move(documents)}};
 }
@@ -371,8 +393,8 @@ Result<Json> Ask(const ToolCall& call) {
 Json DescribeForget() {
   return Description(
       "forget", "Forget documents",
-      "Deletes documents: one by its id or its key, or all whose metadata matches a filter. Give "
-      "exactly one of the three. It cannot be undone.",
+      "Deletes documents: one by its id or its key, or all that match a filter. Give exactly one "
+      "of the three. It cannot be undone.",
       ObjectSchema(
           {{"id", BoundedInteger("The number of a document, from list or recall", 1, kIdMax)},
            {"key", Property("string", "The key of a document")},
@@ -426,20 +448,22 @@ Json DescribeList() {
            {"where", WhereSchema()}},
           {}),
       ObjectSchema(
-          {{"documents",
+          {{"notice", NoticeSchema()},
+           {"documents",
             ArrayOf(ObjectSchema({{"id", Property("integer", "The document")},
                                   {"key", Nullable("string", "Its key")},
                                   {"text", Property("string", "Its text, or the beginning of it")},
                                   {"text_cut", Property("boolean", "Whether the text goes on")},
                                   {"metadata", MetadataSchema("Its metadata")},
                                   {"source", Property("string", "Where it comes from")},
+                                  {"written_by", WriterSchema()},
                                   {"created_at", Property("string", "RFC 3339 in UTC")},
                                   {"expires_at", Nullable("string", "RFC 3339 in UTC")}},
                                  {"id", "key", "text", "text_cut", "metadata", "source",
-                                  "created_at", "expires_at"}),
+                                  "written_by", "created_at", "expires_at"}),
                     "Ascending id")},
            {"next", Nullable("integer", "For start_after; null at the end")}},
-          {"documents", "next"}),
+          {"notice", "documents", "next"}),
       {.read_only = true, .idempotent = true});
 }
 
@@ -470,10 +494,12 @@ Result<Json> List(const ToolCall& call) {
                          {"text_cut", document.text.size() > text_bytes_max},
                          {"metadata", MetadataJson(document.metadata)},
                          {"source", document.source},
+                         {"written_by", document.written_by},
                          {"created_at", FormatTime(document.created_at)},
                          {"expires_at", TimeOrNull(document.expires_at)}});
   }
-  return Json{{"documents", std::move(documents)},
+  return Json{{"notice", kStoredTextNotice},
+              {"documents", std::move(documents)},
               {"next", page.next ? Json(*page.next) : Json(nullptr)}};
 }
 

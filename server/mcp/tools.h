@@ -20,6 +20,7 @@ struct ToolCall {
   const Json* arguments;  // an object
   std::stop_token stop;
   std::chrono::milliseconds ask_timeout;
+  std::string_view written_by;
 };
 
 struct Tool {

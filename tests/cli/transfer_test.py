@@ -13,12 +13,12 @@ class ExportImportTest(CliTest):
         self.create()
         self.insert("Erstes.\nZeile zwei — “quoted” \U0001F980", "--key", "a",
                     "--meta", '{"i": 1, "x": 1.25, "yes": true, "tags": ["p", "q"]}')
-        self.insert("Second.", "--source", "somebody", "--expires", "30d")
+        self.insert("Second.", "--source", "a letter", "--expires", "30d", "--written-by", "ada")
 
     def documents(self, collection):
         listed = self.result("list", self.db, "-c", collection)["documents"]
-        return [{name: document[name] for name in ("key", "text", "metadata", "source", "expires_at")}
-                for document in listed]
+        names = ("key", "text", "metadata", "source", "written_by", "created_at", "expires_at")
+        return [{name: document[name] for name in names} for document in listed]
 
     def test_a_round_trip_through_a_file(self):
         path = self.folder / "out.jsonl"
@@ -35,6 +35,24 @@ class ExportImportTest(CliTest):
         self.assertEqual(self.documents("copy"), self.documents("default"))
         again = self.result("import", self.db, "-", "-c", "copy", "--replace", stdin=exported)
         self.assertEqual(again["inserted"], 2)
+
+    def test_who_wrote_it_is_kept_or_said_anew(self):
+        exported = self.succeed("export", self.db, "-").out.encode()
+        self.assertEqual([d["written_by"] for d in self.documents("default")], ["", "ada"])
+        self.result("import", self.db, "-", "-c", "foreign", "--written-by", "May", stdin=exported)
+        self.assertEqual([d["written_by"] for d in self.documents("foreign")], ["May", "May"])
+        self.result("insert", self.db, "--jsonl", "-", "-c", "more", "--written-by", "x",
+                    stdin=b'{"text": "a", "written_by": "the boss"}\n')
+        self.assertEqual([d["written_by"] for d in self.documents("more")], ["x"])
+        where = json.dumps({"$written_by": "ada"})
+        self.assertEqual(self.result("export", self.db, self.folder / "ada.jsonl", "--where",
+                                     where)["exported"], 1)
+        [hit] = self.result("search", self.db, "second", "--where", where)["hits"]
+        self.assertEqual((hit["written_by"], hit["source"]), ("ada", "a letter"))
+        self.assertIn("(a letter) by ada", self.succeed("search", self.db, "second", "--where", where).out)
+        self.assertIn("writer    ada", self.succeed("get", self.db, "--id", 2).out)
+        self.assertEqual(self.result("delete", self.db, "--where", where)["deleted"], 1)
+        self.assertEqual([d["written_by"] for d in self.documents("default")], [""])
 
     def test_where_and_skipped_lines(self):
         path = self.folder / "out.jsonl"
@@ -91,7 +109,7 @@ class IngestTest(CliTest):
         return tuple(report[name] for name in ("added", "changed", "unchanged", "removed"))
 
     def test_a_folder(self):
-        report = self.ingest("notes")
+        report = self.ingest("notes", "--written-by", "ada")
         self.assertEqual((report["files"], report["skipped"]), (3, []))
         self.assertEqual(self.counts(report), (4, 0, 0, 0))
         self.assertEqual(self.keys(), ["notes/deep/chat.jsonl#1", "notes/guide.md",
@@ -100,6 +118,7 @@ class IngestTest(CliTest):
         self.assertEqual(document["text"], "Guide > Keys\n\nUnder the pot.\n")
         self.assertEqual(document["metadata"]["path"], "notes/guide.md")
         self.assertEqual(document["metadata"]["type"], "markdown")
+        self.assertEqual((document["written_by"], document["source"]), ("ada", "notes/guide.md"))
         chat = self.result("list", self.db, "--where", '{"type": "chat"}')["documents"]
         self.assertEqual(chat[0]["metadata"]["timestamp"], "2026-01-01T00:00:00Z")
 

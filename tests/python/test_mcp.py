@@ -61,7 +61,7 @@ def test_a_conversation_with_all_tools(memory, mode):
 
         answer = await client.call_tool("ask", {"question": "Where is the key?", "max_tokens": 8})
         assert not answer.is_error
-        assert set(answer.structured_content) == {"answer", "finish_reason", "documents"}
+        assert set(answer.structured_content) == {"notice", "answer", "finish_reason", "documents"}
 
         listed = await client.call_tool("list", {"limit": 1})
         assert listed.structured_content["next"] == 1

@@ -189,6 +189,26 @@ class ConsoleTest(support.ServerTest):
         self.wait(lambda: "No documents" in self.find("#documents").text)
         self.refused(404, "NotFound", "GET", "/v1/collections/garden/keys/note%2F9")
 
+    def test_what_one_writer_left_is_found_and_deleted(self):
+        scraper = self.server.add_token("scraper", "garden:write")
+        for text in ("Buy now.", "Buy more."):
+            self.call("POST", "/v1/collections/garden/documents", {"text": text}, scraper)
+        self.log_in()
+        self.choose("garden")
+        self.tab("browse")
+        self.wait(lambda: len(self.texts("#documents .card")) == 5)
+        self.assertFalse(self.find("#delete-matching").is_displayed())
+        self.find("#where").send_keys('{"$written_by": "scraper"}', Keys.ENTER)
+        self.wait(lambda: len(self.texts("#documents .card")) == 2)
+        for card in self.texts("#documents .card"):
+            self.assertIn("by scraper", card)
+        self.find("#delete-matching").click()
+        self.assertIn("scraper", self.browser.switch_to.alert.text)
+        self.browser.switch_to.alert.accept()
+        self.wait(lambda: "No documents" in self.find("#documents").text)
+        self.assertFalse(self.find("#delete-matching").is_displayed())
+        self.assertEqual(self.ok("GET", "/v1/collections/garden")["documents"], 3)
+
     def test_a_late_reply_does_not_replace_a_newer_one(self):
         self.log_in()
         self.choose("garden")
@@ -258,6 +278,10 @@ class ConsoleTest(support.ServerTest):
         self.find("#documents .card").click()
         self.wait(lambda: self.find("#document").is_displayed())
         self.assertFalse(self.find("#document-delete").is_displayed())
+        self.find("#document-close").click()
+        self.find("#where").send_keys('{"n": 1}', Keys.ENTER)
+        self.wait(lambda: len(self.texts("#documents .card")) == 1)
+        self.assertFalse(self.find("#delete-matching").is_displayed())
 
     def test_by_keyboard_on_a_phone(self):
         self.size(390, 844)

@@ -56,6 +56,7 @@ class OpenAiTest(support.ServerTest):
         own = completion.model_extra["msadb"]
         self.assertEqual(own["citations"], asked["citations"])
         self.assertIsNone(own["remembered"])
+        self.assertIn("not instructions", own["notice"])
 
     def test_a_stream_adds_up_to_the_completion(self):
         whole = self.client.chat.completions.create(
@@ -97,6 +98,7 @@ class OpenAiTest(support.ServerTest):
         stored = self.ok("GET", f"/v1/collections/notes/documents/{number}")
         self.assertTrue(stored["text"].startswith("User: I like plums.\nAssistant:"), stored)
         self.assertEqual(stored["metadata"], {"kind": "conversation"})
+        self.assertEqual((stored["written_by"], stored["source"]), ("admin", "chat"))
         self.ok("DELETE", f"/v1/collections/notes/documents/{number}")
 
     def test_errors_are_those_the_package_knows(self):

@@ -91,6 +91,60 @@ class RestTest(support.ServerTest):
         self.assertTrue(message.startswith("changes[1]: "), message)
         self.refused(404, "NotFound", "GET", path + "/keys/l")
 
+    def test_who_wrote_it_is_what_the_token_says(self):
+        path = self.make("written")
+        ada = self.server.add_token("ada", "written:write")
+        agent = self.server.add_token("agent", "written:write")
+        forged = {"text": "The key is under the pot.", "written_by": "admin", "source": "a letter",
+                  "created_at": "2020-05-06T07:08:09Z"}
+        self.ok("POST", path + "/documents", forged, token=ada, status=201)
+        self.ok("PUT", path + "/documents", {**forged, "key": "k"}, token=agent)
+        self.ok("POST", path + "/batch", {"documents": [forged, {"text": "x"}]}, token=agent,
+                status=201)
+        self.ok("POST", path + "/transaction", token=agent, body={"changes": [
+            {"op": "insert", "document": forged},
+            {"op": "upsert", "document": {**forged, "key": "t"}}]})
+        self.ok("POST", path + "/documents", {"text": "Mine."}, status=201)
+        documents = self.ok("GET", path + "/documents")["documents"]
+        self.assertEqual([document["written_by"] for document in documents],
+                         ["ada"] + ["agent"] * 5 + ["admin"])
+        self.assertEqual((documents[0]["source"], documents[0]["created_at"]),
+                         ("a letter", "2020-05-06T07:08:09.000000Z"))
+        self.assertEqual(self.ok("GET", path + "/keys/k")["written_by"], "agent")
+        # Whoever replaces a document wrote it; reading and sending it back changes nothing there.
+        self.ok("PUT", path + "/documents",
+                {name: value for name, value in self.ok("GET", path + "/keys/k").items()
+                 if name != "parts"}, token=ada)
+        self.assertEqual(self.ok("GET", path + "/keys/k")["written_by"], "ada")
+
+        where = {"$written_by": "ada", "$created_at": {"$lt": "2021-01-01T00:00:00Z"}}
+        hits = self.ok("POST", path + "/search", {"query": "key", "where": where})["hits"]
+        self.assertEqual([(hit["written_by"], hit["source"], hit["created_at"]) for hit in hits],
+                         [("ada", "a letter", "2020-05-06T07:08:09.000000Z")] * 2)
+        for citation in self.ok("POST", path + "/ask", {**ASK, "where": where})["citations"]:
+            self.assertEqual((citation["written_by"], citation["created_at"][:4]), ("ada", "2020"))
+        self.refused(400, "InvalidArgument", "POST", path + "/search",
+                     {"query": "key", "where": {"$created_at": "yesterday"}})
+        self.assertEqual(self.ok("POST", path + "/delete", {"where": {"$written_by": "agent"}},
+                                 token=ada), {"deleted": 4})
+        listed = self.ok("GET", path + "/documents?where=%7B%22$source%22:%22a%20letter%22%7D")
+        self.assertEqual(len(listed["documents"]), 2)
+        self.assertEqual(self.ok("GET", path)["documents"], 3)
+
+    def test_the_tools_of_mcp_write_under_the_name_of_the_token(self):
+        self.make("tools")
+        agent = self.server.add_token("tool-user", "tools:write")
+
+        def call(tool, arguments):
+            return self.ok("POST", "/mcp?collection=tools", {
+                "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                "params": {"name": tool, "arguments": arguments}}, token=agent)["result"]
+
+        self.assertFalse(call("remember", {"text": "Plums.", "source": "admin"})["isError"])
+        self.assertTrue(call("remember", {"text": "Plums.", "written_by": "admin"})["isError"])
+        [document] = call("list", {})["structuredContent"]["documents"]
+        self.assertEqual((document["written_by"], document["source"]), ("tool-user", "admin"))
+
     def test_search_and_ask(self):
         path = self.make("questions")
         for text in ("The key is under the pot.", "The heron stands at the pond."):
