@@ -7,7 +7,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any, List, Literal, Optional, TypeVar, Union, overload
 
@@ -30,6 +30,7 @@ from ._types import (
     make_answer,
     make_database_stats,
     make_document,
+    make_hit,
 )
 
 Where = Mapping[str, Any]
@@ -145,11 +146,20 @@ class AnswerStream(_Closing, Iterator[str]):
         self._native.close()
 
 
+def _time(value: object) -> str:
+    """A time as filters compare $created_at with."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{type(value).__name__} is not a value of a filter")
+    if value.tzinfo is None:
+        raise ValueError("a time has no time zone; use datetime.now(timezone.utc) or .astimezone()")
+    return value.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
+
+
 def _where(where: Optional[Where]) -> Optional[str]:
     if where is None:
         return None
     try:
-        return json.dumps(where, allow_nan=False)
+        return json.dumps(where, allow_nan=False, default=_time)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"the filter is no JSON: {error}") from None
 
@@ -254,7 +264,7 @@ class _Reader(_Closing):
     ) -> List[SearchHit]:
         """Ranks documents by the model's routing, best first; nothing is generated."""
         hits = self._native.search(query, _integer("top_k", top_k, 1, 1000), _where(where), include_text)
-        return [SearchHit(**fields) for fields in hits]
+        return [make_hit(fields) for fields in hits]
 
     @overload
     def ask(
@@ -362,9 +372,10 @@ class _Writer:
         source: str = "",
         expires_at: Union[datetime, timedelta, None] = None,
         created_at: Optional[datetime] = None,
+        written_by: str = "",
     ) -> int:
         """Stores a document and returns its id. AlreadyExists when the key is taken: use upsert."""
-        document = NewDocument(text, key, metadata or {}, source, expires_at, created_at)
+        document = NewDocument(text, key, metadata or {}, source, expires_at, created_at, written_by)
         inserted: int = self._native.insert(document_fields(document))
         return inserted
 
@@ -377,9 +388,10 @@ class _Writer:
         source: str = "",
         expires_at: Union[datetime, timedelta, None] = None,
         created_at: Optional[datetime] = None,
+        written_by: str = "",
     ) -> int:
         """Stores a document in place of that of the same key, if there is one. Returns the new id."""
-        document = NewDocument(text, key, metadata or {}, source, expires_at, created_at)
+        document = NewDocument(text, key, metadata or {}, source, expires_at, created_at, written_by)
         inserted: int = self._native.upsert(document_fields(document))
         return inserted
 

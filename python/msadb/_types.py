@@ -28,11 +28,13 @@ class NewDocument:
     """Your own name for it, unique in the collection."""
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     source: str = ""
-    """Where it comes from; free text."""
+    """Where it comes from, in the writer's words; free text."""
     expires_at: Union[datetime, timedelta, None] = None
     """From then on it is invisible, and deleted soon after. A timedelta counts from now."""
     created_at: Optional[datetime] = None
     """Now, unless it is given: for imports."""
+    written_by: str = ""
+    """Who wrote it; a server stores the name of the token instead, whatever stands here."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Document:
     key: Optional[str]
     metadata: Metadata
     source: str
+    written_by: str
+    """Empty: not recorded."""
     created_at: datetime
     expires_at: Optional[datetime]
     parts: tuple[DocumentPart, ...]
@@ -86,6 +90,8 @@ class SearchHit:
     key: Optional[str]
     metadata: Metadata
     source: str
+    written_by: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ class Citation:
     text: str
     key: Optional[str]
     source: str
+    written_by: str
+    created_at: datetime
     in_answer: bool
     """Whether its number appears in the answer itself."""
 
@@ -243,6 +251,7 @@ def document_fields(document: Union[str, NewDocument, Mapping[str, Any]]) -> tup
         document.source,
         to_micros("expires_at", document.expires_at),
         to_micros("created_at", document.created_at),
+        document.written_by,
     )
 
 
@@ -254,10 +263,20 @@ def make_document(fields: dict[str, Any]) -> Document:
     return Document(**fields)
 
 
+def make_hit(fields: dict[str, Any]) -> SearchHit:
+    fields["created_at"] = from_micros(fields["created_at"])
+    return SearchHit(**fields)
+
+
 def make_answer(fields: dict[str, Any]) -> Answer:
-    fields["citations"] = tuple(Citation(**citation) for citation in fields["citations"])
+    fields["citations"] = tuple(_make_citation(citation) for citation in fields["citations"])
     fields["trace"] = tuple(_make_round(round_fields) for round_fields in fields["trace"])
     return Answer(**fields)
+
+
+def _make_citation(fields: dict[str, Any]) -> Citation:
+    fields["created_at"] = from_micros(fields["created_at"])
+    return Citation(**fields)
 
 
 def _make_round(fields: dict[str, Any]) -> TraceRound:

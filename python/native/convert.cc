@@ -149,6 +149,7 @@ NewDocument ToNewDocument(py::handle fields) {
   document.source = Text(tuple[3], "source");
   document.expires_at = Time(tuple[4]);
   document.created_at = Time(tuple[5]);
+  document.written_by = Text(tuple[6], "written_by");
   return document;
 }
 
@@ -170,15 +171,16 @@ py::dict FromDocument(const Document& document) {
   return py::dict(
       "id"_a = document.id, "text"_a = FromText(document.text), "key"_a = OptionalStr(document.key),
       "metadata"_a = FromMetadata(document.metadata), "source"_a = FromText(document.source),
-      "created_at"_a = Micros(document.created_at), "expires_at"_a = expires,
-      "parts"_a = py::tuple(parts));
+      "written_by"_a = FromText(document.written_by), "created_at"_a = Micros(document.created_at),
+      "expires_at"_a = expires, "parts"_a = py::tuple(parts));
 }
 
 py::dict FromHit(const SearchHit& hit) {
   return py::dict("id"_a = hit.id, "part"_a = hit.part, "score"_a = hit.score,
                   "text"_a = FromText(hit.text), "text_offset"_a = hit.text_offset,
                   "key"_a = OptionalStr(hit.key), "metadata"_a = FromMetadata(hit.metadata),
-                  "source"_a = FromText(hit.source));
+                  "source"_a = FromText(hit.source), "written_by"_a = FromText(hit.written_by),
+                  "created_at"_a = Micros(hit.created_at));
 }
 
 py::dict FromAnswer(const Answer& answer) {
@@ -187,7 +189,8 @@ py::dict FromAnswer(const Answer& answer) {
     citations.append(py::dict(
         "id"_a = citation.id, "part"_a = citation.part, "text_offset"_a = citation.text_offset,
         "text"_a = FromText(citation.text), "key"_a = OptionalStr(citation.key),
-        "source"_a = FromText(citation.source), "in_answer"_a = citation.in_answer));
+        "source"_a = FromText(citation.source), "written_by"_a = FromText(citation.written_by),
+        "created_at"_a = Micros(citation.created_at), "in_answer"_a = citation.in_answer));
   }
   py::list rounds;
   for (const auto& round : answer.trace.rounds) rounds.append(FromRound(round));

@@ -34,7 +34,7 @@ T Take(Result<T> result) {
 std::string Text(py::handle value, const char* what);
 std::optional<std::string> OptionalText(py::handle value, const char* what);
 std::optional<Filter> Where(py::handle json);
-// (text, key, metadata, source, expires_at, created_at)
+// (text, key, metadata, source, expires_at, created_at, written_by)
 NewDocument ToNewDocument(py::handle fields);
 
 py::str FromText(const std::string& text);

@@ -16,6 +16,8 @@ class Embedded final : public Backend {
     database_ = std::move(*opened);
   }
 
+  std::string StoredWriter(const std::string& name) const override { return name; }
+
  private:
   const std::string folder_;
 };
@@ -43,6 +45,9 @@ class Remote final : public Backend {
     ASSERT_TRUE(connected.ok()) << connected.status().ToString();
     database_ = std::move(*connected);
   }
+
+  // The server has no tokens.
+  std::string StoredWriter(const std::string&) const override { return "anyone"; }
 
  private:
   void Stop() {

@@ -15,6 +15,8 @@ class Backend {
   virtual ~Backend() = default;
   // Opens the database again; collections and other handles from before must be gone.
   virtual void Open(const Options& options) = 0;
+  // NewDocument::written_by as it is stored when a caller says `name`.
+  virtual std::string StoredWriter(const std::string& name) const = 0;
   const std::shared_ptr<Database>& database() const { return database_; }
 
  protected:

@@ -1,6 +1,7 @@
 // What every implementation of msadb::Database must do, run against each of them.
 #include <algorithm>
 #include <atomic>
+#include <span>
 #include <sstream>
 #include <thread>
 
@@ -253,6 +254,75 @@ TEST_P(Behaviour, ListsInPages) {
     EXPECT_TRUE(document.text.empty());
     EXPECT_EQ(document.metadata.at("third"), MetadataValue(true));
   }
+}
+
+TEST_P(Behaviour, EveryWayToADocumentTellsItsProvenance) {
+  const auto document = [](int i, const char* written_by, const char* source) {
+    NewDocument out = Doc("red box number" + std::to_string(i), "k" + std::to_string(i));
+    out.written_by = written_by;
+    out.source = source;
+    out.created_at = TimePoint(std::chrono::hours(i));
+    return out;
+  };
+  const std::vector<NewDocument> in = {document(0, "ada", "chat"),  document(1, "", "chat"),
+                                       document(2, "bob", "diary"), document(3, "ada", "diary"),
+                                       document(4, "bob", "list"),  document(5, "ada", "list")};
+  const auto same = [&](const auto& out, size_t i) {
+    EXPECT_EQ(out.written_by, backend_->StoredWriter(in[i].written_by)) << i;
+    EXPECT_EQ(out.source, in[i].source) << i;
+    EXPECT_EQ(out.created_at, *in[i].created_at) << i;
+  };
+  ASSERT_OK_AND(auto transaction, notes_->Begin());
+  ASSERT_OK_AND(const DocumentId first, transaction->Insert(in[0]));
+  ASSERT_OK(transaction->Upsert(in[1]));
+  ASSERT_OK_AND(const Document uncommitted, transaction->Get(first));
+  same(uncommitted, 0);
+  ASSERT_OK(transaction->Commit());
+  transaction.reset();
+  Insert(in[2]);
+  ASSERT_OK(notes_->Upsert(in[3]));
+  ASSERT_OK(notes_->InsertMany(std::span(in).subspan(4)));
+
+  const std::vector<DocumentId> ids = Ids(*notes_);
+  ASSERT_EQ(ids.size(), in.size());
+  ASSERT_OK_AND(const auto snapshot, notes_->TakeSnapshot());
+  ASSERT_OK_AND(const DocumentPage page, snapshot->List());
+  ASSERT_OK_AND(const auto hits, notes_->Search("red box", {.top_k = 10}));
+  ASSERT_EQ(hits.size(), in.size());
+  for (size_t i = 0; i < in.size(); ++i) {
+    ASSERT_OK_AND(const Document by_id, notes_->Get(ids[i]));
+    same(by_id, i);
+    ASSERT_OK_AND(const Document by_key, notes_->GetByKey(*in[i].key));
+    same(by_key, i);
+    same(page.documents[i], i);
+    const auto hit =
+        std::find_if(hits.begin(), hits.end(), [&](const SearchHit& h) { return h.id == ids[i]; });
+    ASSERT_NE(hit, hits.end());
+    same(*hit, i);
+  }
+  AskOptions ask;
+  ask.where = Where(R"({"$created_at": {"$gte": "1970-01-01T03:00:00Z"}, "$source": "diary"})");
+  ASSERT_OK_AND(const Answer answer, notes_->Ask("which red box", ask));
+  ASSERT_EQ(answer.citations.size(), 1u);
+  EXPECT_EQ(answer.citations[0].id, ids[3]);
+  same(answer.citations[0], 3);
+
+  ListOptions options;
+  options.where = Where(R"({"$source": {"$in": ["chat", "list"]}})");
+  EXPECT_THAT(Ids(*notes_, options), ElementsAre(ids[0], ids[1], ids[4], ids[5]));
+  options.where = Where(("{\"$written_by\": \"" + backend_->StoredWriter("bob") + "\"}").c_str());
+  std::vector<DocumentId> expected;
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (backend_->StoredWriter(in[i].written_by) == backend_->StoredWriter("bob")) {
+      expected.push_back(ids[i]);
+    }
+  }
+  EXPECT_EQ(Ids(*notes_, options), expected);
+  ASSERT_OK_AND(const uint64_t deleted, notes_->DeleteWhere(*options.where));
+  EXPECT_EQ(deleted, expected.size());
+  EXPECT_TRUE(Ids(*notes_, options).empty());
+  EXPECT_EQ(Ids(*notes_).size(), in.size() - expected.size());
+  EXPECT_EQ(Ids(*snapshot, options), expected);
 }
 
 TEST_P(Behaviour, LargeDocumentsTravel) {

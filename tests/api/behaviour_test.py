@@ -25,6 +25,10 @@ class Embedded:
     def __init__(self, folder):
         self.folder, self.database = folder, None
 
+    def stored(self, written_by):
+        """What is stored when a caller says that."""
+        return written_by
+
     def open(self, read_only=False):
         self.close()
         self.database = msadb.open(self.folder, model=MODEL, threads=1, durability="buffered",
@@ -38,6 +42,9 @@ class Embedded:
 
 class Remote(Embedded):
     process = None
+
+    def stored(self, written_by):
+        return "anyone"  # a server without tokens
 
     def open(self, read_only=False):
         self.close()
@@ -216,6 +223,51 @@ def test_lists_in_pages(notes):
     page = notes.list_page(where={"third": True}, include_text=False, limit=25)
     assert len(page.documents) == 20
     assert all(document.text == "" and document.metadata["third"] for document in page.documents)
+
+
+def test_every_way_to_a_document_tells_its_provenance(backend, notes):
+    when = [datetime.datetime(2026, 11, 22, hour, tzinfo=UTC) for hour in range(6)]
+    with notes.transaction() as change:
+        change.insert("one red box", source="chat", created_at=when[0], written_by="ada")
+        change.upsert("two red boxes", key="two", source="chat", created_at=when[1])
+    notes.insert("three red boxes", source="diary", created_at=when[2], written_by="agent")
+    notes.upsert("four red boxes", key="four", source="diary", created_at=when[3], written_by="ada")
+    notes.insert_many([
+        msadb.NewDocument("five red boxes", source="list", created_at=when[4], written_by="agent"),
+        {"text": "six red boxes", "source": "list", "created_at": when[5], "written_by": "ada"}])
+    said = ["ada", "", "agent", "ada", "agent", "ada"]
+    expected = [(backend.stored(name), source, time) for name, source, time in
+                zip(said, ["chat"] * 2 + ["diary"] * 2 + ["list"] * 2, when)]
+
+    def provenance(item):
+        return item.written_by, item.source, item.created_at
+
+    everything = list(notes)
+    assert [provenance(document) for document in everything] == expected
+    assert [provenance(notes.get(document.id)) for document in everything] == expected
+    assert provenance(notes.get(key="four")) == expected[3]
+    known = {document.id: provenance(document) for document in everything}
+    hits = notes.search("red box", top_k=10)
+    assert len(hits) == 6 and all(known[hit.id] == provenance(hit) for hit in hits)
+    for citation in notes.ask("which box", answer_tokens_max=16).citations:
+        assert known[citation.id] == provenance(citation)
+
+    for where, wanted in [
+            ({"$written_by": backend.stored("ada")},
+             [i for i in range(6) if expected[i][0] == backend.stored("ada")]),
+            ({"$source": {"$in": ["chat", "list"]}}, [0, 1, 4, 5]),
+            ({"$created_at": {"$gte": "2026-11-22T02:00:00Z", "$lt": when[4]}}, [2, 3]),
+            ({"$source": "diary", "$created_at": {"$gt": when[2]}}, [3])]:
+        assert [provenance(d) for d in notes.list(where=where)] == [expected[i] for i in wanted]
+        assert {hit.id for hit in notes.search("red box", top_k=10, where=where)} == {
+            everything[i].id for i in wanted}
+    assert notes.delete(where={"$source": "chat"}) == 2
+    assert notes.delete(where={"$written_by": backend.stored("ada"), "$created_at": when[5]}) == 1
+    assert len(notes) == 3
+    assert notes.delete(where={"$written_by": {"$ne": "nobody"}}) == 3
+    for bad in ({"$created_at": "noon"}, {"$created_at": datetime.datetime(2026, 1, 1)},
+                {"$writer": "x"}, {"n": object()}):
+        refused(msadb.InvalidArgument, notes.list_page, where=bad)
 
 
 def test_large_documents_travel(notes):
