@@ -4,8 +4,12 @@
         --minutes 8.5 --total-minutes 17 --out FOLDER
 
 The schedule runs over training time: the first 4% warms the router up (a = 0.1, b = 1), then both
-losses count (a = 1, b = 0.5). Every run ends with a checkpoint in STATE, a line per 20 steps in
-STATE/log.jsonl, and the folder OUT as it would ship. --tiny is a smoke test on a CPU.
+losses count (a = 1, b = 0.5), and the routing loss has negatives of the last --bank-steps memories besides.
+Every run ends with a checkpoint in STATE, a line per 20 steps in STATE/log.jsonl, and the folder OUT as it
+would ship; OUT is also written now and then on the way. --tiny is a smoke test on a CPU.
+
+--base is a converted backbone or a model that was trained before; the latter wants a short --warmup. --reset-router
+makes a trained model's router projections copies of q and k again, for the ablation without auxiliary loss.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import torch
 import data
 from msa.batch import TEMPLATES, TINY, Shape, StepBuilder, load_natural, load_passages, to_device
 from msa.export import write_model
-from msa.model import MATRICES, ROUTERS, MsaTrainer, fake_int4, layer_input, layer_output
+from msa.model import MATRICES, ROUTERS, KeyBank, MsaTrainer, fake_int4, layer_input, layer_output
 from msa.reference import Templates, load_weights
 
 ROUTING = {
@@ -90,6 +94,8 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=1.0, help="factor of all learning rates")
     parser.add_argument("--warmup", type=float, default=WARMUP, help="share of time that aligns the router first")
     parser.add_argument("--route-weight", type=float, default=0.5, help="b; 0: no auxiliary loss")
+    parser.add_argument("--bank-steps", type=int, default=16, help="memories of former steps that give negatives; 0: none")
+    parser.add_argument("--reset-router", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--compile", action="store_true")
@@ -117,7 +123,9 @@ def main() -> None:
 
     model = MsaTrainer(config)
     if not args.random_init:
-        model.load(load_weights(args.base))
+        weights = load_weights(args.base)
+        model.load({k: w for k, w in weights.items() if not (args.reset_router and "router_" in k)})
+        del weights
     model.to(device)
     model.qat = not args.no_qat
     model.compute_dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -145,8 +153,13 @@ def main() -> None:
     # Leave room for saving the checkpoint and the folder.
     deadline = began + args.minutes * 60
     temperature = routing["infonce_loss_temp"]
-    mark, first_step, tokens = time.time(), step, 0
-    for batch in loader:
+    key_bank = KeyBank(args.bank_steps) if args.bank_steps else None
+    mark, first_step, tokens, waited = time.time(), step, 0, 0.0
+    batches = iter(loader)
+    while True:
+        asked = time.time()
+        batch = next(batches)
+        waited += time.time() - asked  # for the processes that build steps
         progress = elapsed / (args.total_minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = args.peak * group["base_lr"] * learning_rate_factor(progress, step)
@@ -155,8 +168,13 @@ def main() -> None:
 
         def forward_backward():
             model.refresh()
-            losses = model.losses(queries, model.encode(documents, prefix), temperature)
+            memory = model.encode(documents, prefix)
+            # While the router is aligned its keys change too fast to be kept.
+            use = key_bank is not None and b > 0 and key_bank.full() and progress >= args.warmup
+            losses = model.losses(queries, memory, temperature, key_bank if use else None)
             (a * losses["tokens"] + b * losses["route"]).backward()
+            if key_bank is not None and b > 0:
+                key_bank.add(documents, memory, model.compute_dtype)
             return losses
 
         try:
@@ -181,8 +199,10 @@ def main() -> None:
                 "tokens": round(losses["tokens"].item(), 4), "route": round(losses["route"].item(), 4),
                 "accuracy": round(losses["token_accuracy"].item(), 4), "hit1": hits,
                 "norm": round(float(norm), 3), "lr": optimizer.param_groups[0]["lr"],
-                "tokens_per_second": round(tokens / (now - mark)),
+                "tokens_per_second": round(tokens / (now - mark)), "waited": round(waited, 2),
             }
+            if "hit1_wide" in losses:
+                line["hit1_wide"] = [round(x, 3) for x in losses["hit1_wide"].tolist()]
             if device == "cuda":
                 line["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
             log.write(json.dumps(line) + "\n")
@@ -191,7 +211,7 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
             if step > first_step + 20:  # the first steps compile
                 elapsed += now - mark
-            mark, tokens = now, 0
+            mark, tokens, waited = now, 0, 0.0
             if not math.isfinite(line["tokens"]):
                 raise SystemExit("the loss is not finite")
             if args.out and now - exported > args.export_minutes * 60:
@@ -201,7 +221,7 @@ def main() -> None:
                 break
             if elapsed >= args.total_minutes * 60:
                 break
-    del loader
+    del batches, loader
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "elapsed": elapsed,
                 "step": step}, checkpoint)
     if args.out:

@@ -414,13 +414,15 @@ def filler(seed, split: str = "train", natural: Natural | None = None, with_natu
 
 
 def make_bank(seed, split: str = "train", documents: int = 256, questions: int = 32, mix: dict | None = None,
-              natural: Natural | None = None) -> Bank:
+              natural: Natural | None = None, people: tuple | None = None) -> Bank:
     """A bank of `documents` texts with `questions` questions.
 
-    If the questions' own documents already exceed `documents`, the bank is as large as they need.
+    `people`: the given and family names to take, of those of the split. If the questions' own documents already exceed `documents`, the bank is as large as they need.
     """
     rng = random.Random(f"bank/{split}/{seed}")
     builder = Builder(rng, split, natural)
+    if people:
+        builder.names.first, builder.names.last = people
     mix = mix or DEFAULT_MIX
     for kind in rng.choices(list(mix), weights=list(mix.values()), k=questions):
         builder.one(kind)

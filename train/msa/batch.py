@@ -3,9 +3,14 @@
 A chain of retrieval is cut into single steps (paper, post-training): sample j of a question holds the
 prompt up to round j and learns that round's output only: the numbers of the documents needed next,
 or, when all have been read, the end of retrieval and the answer. A memory mixes one invented world
-(msa.world or data.banks) with everyday notes (data.notes), passages of real prose with questions by
-rule (data.reading), dictionary entries and package descriptions, so every question has both near
-and far negatives. What memory does not hold is declined after reading the nearest documents.
+(msa.world or data.banks) with everyday notes (data.notes), rosters (data.rosters), passages of real
+prose with questions by rule (data.reading), dictionary entries and package descriptions, so every
+question has both near and far negatives. What memory does not hold is declined after reading the
+nearest documents.
+
+Names of people come from a few hundred that 16 steps in a row share (NAMES_SHARED): a memory's own
+strangers, and those of former steps in the bank of routing keys (model.KeyBank), share given or family
+names with whoever is asked about, as strangers do in a memory of millions of tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import lzma
 import random
 import re
 import uuid
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +29,10 @@ import torch
 
 import data
 from data.lexicon import person_parts, split_of, warm
-from data.notes import NoteWriter
-from msa.model import Documents, Queries
+from data.notes import MONTHS, NoteWriter
+from data.rosters import RosterWriter
+from data.wording import RareWords, gap, reworded
+from msa.model import NAME_BITS, Documents, Queries
 from msa.reference import Templates
 from msa.world import UNKNOWN, World, split_of_key
 
@@ -60,29 +68,43 @@ class Shape:
     documents: tuple[tuple[int, int], ...] = ((96, 32), (144, 64), (104, 128), (40, 256))
     queries: tuple[tuple[int, int], ...] = ((104, 48), (44, 96), (64, 192), (48, 352), (10, 576))
     people: int = 44
-    questions: int = 40  # of a generated bank
-    notes: int = 64
-    passages: int = 36
+    questions: int = 44  # of a generated bank
+    notes: int = 48
+    rosters: int = 22
+    passages: int = 44
 
 
 TINY = Shape(documents=((8, 32), (16, 64), (10, 128), (4, 256)), queries=((6, 48), (4, 192), (3, 352)),
-             people=6, questions=4, notes=8, passages=4)
+             people=6, questions=4, notes=6, rosters=4, passages=4)
 # Shares of the questions, by where they come from. What a memory lacks goes to the others.
-SHARES = {"world": 0.46, "note": 0.24, "passage": 0.15, "item": 0.09, "needle": 0.06}
+SHARES = {"world": 0.46, "note": 0.13, "roster": 0.14, "passage": 0.16, "item": 0.06, "needle": 0.05}
 # The kinds of generated questions; "unanswerable" ones are few, so that a stated answer is not declined.
-MIX = {**data.DEFAULT_MIX, "unanswerable": 7, "chat": 12, "latest-version": 9, "list": 6, "compare": 2,
-       "natural-pair": 4, "natural-qa": 6}
+MIX = {"single": 15, "two": 27, "three": 12, "unanswerable": 8, "latest-version": 10, "compare": 4, "list": 9, "chat": 9,
+       "needle": 2, "natural-pair": 4, "natural-qa": 7, "paraphrase": 7, "chat-paraphrase": 3}
+# After how many rounds of reading a sample's step is taken, by the number of rounds that its question needs. The request
+# for a second document is the rarest and hardest step: it gets most.
+STAGES = {0: (1.0,), 1: (0.24, 0.76), 2: (0.18, 0.44, 0.38), 3: (0.15, 0.28, 0.29, 0.28)}
+NOISE = 0.5  # share of rounds in which documents were read besides, as the engine does (route_besides)
+MISSED = 0.09  # share of samples with a round that read in vain
+EARLY = 0.1  # share of chains of which the second document was read with the first
+REWORDED = 0.1
+DECISION = 3.0  # weight of the token that ends retrieval or asks for more, once something has been read
+NAMES_SHARED = (300, 300)  # given and family names
+NAMES_STEPS = 16
+NAMES_MAX = 24  # hashed names kept of a document or sample
 
 
 @dataclasses.dataclass
 class Sample:
     tokens: list[int]
     role0: list[bool]
-    labelled: list[bool]  # tokens the model must produce
+    labelled: list[float]  # weight of the tokens that the model must produce, else 0
     positive: list[int]  # bank positions needed in this step
     neutral: list[int]
     forced: bool
     use_memory: bool
+    names: list[int] = dataclasses.field(default_factory=list)  # hashed, of the question and its documents
+    wide: bool = False  # may be set against the documents of other memories
 
 
 class Prompt:
@@ -91,9 +113,9 @@ class Prompt:
     def __init__(self):
         self.tokens: list[int] = []
         self.role0: list[bool] = []
-        self.labelled: list[bool] = []
+        self.labelled: list[float] = []
 
-    def add(self, tokens: list[int], role0: bool = False, label: bool = False) -> "Prompt":
+    def add(self, tokens: list[int], role0: bool = False, label: float = 0) -> "Prompt":
         self.tokens += tokens
         self.role0 += [role0] * len(tokens)
         self.labelled += [label] * len(tokens)
@@ -143,6 +165,30 @@ def load_passages(path: Path | None) -> list[dict]:
         return [i for i in map(json.loads, f) if split_of(i["g"]) == "train"]
 
 
+_COMMON = set(MONTHS) | set("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
+_NAME = re.compile(r"[^\W\d_a-zà-ÿ][\w-]+(?: [^\W\d_a-zà-ÿ][\w-]*\.?)*")
+
+
+def names_in(text: str, starts: bool) -> set[int]:
+    """Hashes of the names that a text mentions: pairs of words with capitals that follow each other, and single ones.
+    `starts`: also a single one that begins a sentence. "Ada Bell" and "Ada Moss" have no hash in common."""
+    out: set[int] = set()
+    for m in _NAME.finditer(text):
+        parts = m.group().removesuffix(".").split(" ")
+        if len(parts) == 1:
+            before = text[: m.start()].rstrip(" \"(*-#")
+            if parts[0] in _COMMON or (not starts and (not before or before[-1] in ".!?:\n")):
+                continue
+            out.add(_hashed(parts[0]))
+        else:
+            out |= {_hashed(f"{a} {b}") for a, b in zip(parts, parts[1:])}
+    return out
+
+
+def _hashed(name: str) -> int:
+    return 1 + zlib.crc32(name.encode()) % (NAME_BITS - 1)
+
+
 @dataclasses.dataclass
 class Asked:
     """A question about a step's memory; documents are sources, indices of StepBuilder.texts."""
@@ -151,6 +197,7 @@ class Asked:
     answer: str
     hops: list[list[int]]  # as in world.Question; for UNKNOWN: what to read before saying so
     parts: list[str] = dataclasses.field(default_factory=list)  # of a list: one for each document
+    wide: bool = False  # no other memory can hold another answer, though the question names nobody
 
 
 class StepBuilder:
@@ -158,12 +205,14 @@ class StepBuilder:
                  records: data.Natural | None = None):
         self.t, self.natural, self.shape = templates, natural, shape
         self.passages, self.records = passages, records
-        self.names = person_parts("train")
+        self.rare = RareWords(p["text"] for p in passages)
         self.writer = PromptWriter(templates)
         warm("train")
 
     def build(self, seed: int) -> tuple[Documents, list[Queries], torch.Tensor]:
         rng = random.Random(seed)
+        shared = random.Random(f"names/{seed // NAMES_STEPS}")
+        self.names = tuple(shared.sample(part, n) for part, n in zip(person_parts("train"), NAMES_SHARED))
         pools = self._bank(rng)
         samples: list[list[Sample]] = [[] for _ in self.shape.queries]
         tries = 0
@@ -183,7 +232,10 @@ class StepBuilder:
             spare = bucket or [s for b in samples for s in b if len(s.tokens) <= width]
             bucket += [rng.choice(spare) for _ in range(n - len(bucket))]
         queries = [self._tensors(s, width) for s, (_, width) in zip(samples, self.shape.queries)]
-        return Documents(self.buckets), queries, self._prefix()
+        names: list[list[int]] = [[]] * self.n_positions
+        for source, text in enumerate(self.texts):
+            names[self.position[source]] = [_hashed(text), *sorted(names_in(text, starts=True))]
+        return Documents(self.buckets, rows_of_names(names)), queries, self._prefix()
 
     def _prefix(self) -> torch.Tensor:
         return torch.tensor(self.t.encode(self.t.strings["head"]))
@@ -198,12 +250,18 @@ class StepBuilder:
         self.texts: list[str] = []
         self.slots: list[list[tuple[int, list[int]]]] = [[] for _ in self.shape.documents]
         self.number_of: list[int] = []
+        self.words_of: dict[int, set[str]] = {}
         pools: dict[str, list[Asked]] = {name: [] for name in SHARES}
         self._place_notes(pools["note"], rng)
+        self._place_rosters(pools["roster"], rng)
         for item in rng.sample(self.passages, min(self.shape.passages, len(self.passages))):
             source = self._place(item["text"])
             if source is not None:
-                pools["passage"] += [Asked(q, a, [[source]]) for q, a in item["qa"]]
+                pools["passage"] += [Asked(q, a, [[source]], wide=True) for q, a in item["qa"]]
+                if rng.random() < 0.4 and (query := self.rare.query(item["text"], rng)):
+                    pools["passage"].append(Asked(query, "", [[source]], wide=True))
+                if rng.random() < 0.4 and (made := gap(item["text"], rng)):
+                    pools["passage"].append(Asked(*made, [[source]], wide=True))
         self._place_needles(pools["needle"], rng)
         if rng.random() < 0.4:
             self._place_world(pools["world"], rng, capacity)
@@ -214,7 +272,7 @@ class StepBuilder:
                 break
             source = self._place(item["text"])
             if source is not None:
-                pools["item"] += [Asked(q, a, [[source]]) for q, a in item["qa"]]
+                pools["item"] += [Asked(q, a, [[source]], wide=True) for q, a in item["qa"]]
         # Bank order is bucket by bucket.
         self.position: dict[int, int] = {}
         self.buckets = []
@@ -259,6 +317,26 @@ class StepBuilder:
             if note.missing and rng.random() < 0.5:
                 pool.append(Asked(rng.choice(note.missing), UNKNOWN, [[source]]))
 
+    def _place_rosters(self, pool: list[Asked], rng: random.Random) -> None:
+        writer = RosterWriter(rng, "train", "\n".join(self.texts))
+        for i in range(self.shape.rosters):
+            if i % 2:
+                self._place_chain(writer, pool, rng)
+            elif (roster := writer.roster()) and (source := self._place(roster.text)) is not None:
+                pool += [Asked(q, a, [[source]]) for q, a in roster.facts]
+                pool += [Asked(q, UNKNOWN, [[source]]) for q in roster.missing]
+
+    def _place_chain(self, writer: RosterWriter, pool: list[Asked], rng: random.Random) -> None:
+        chain = writer.chain()
+        sources = [self._place(text) for text in chain.documents] if chain else []
+        if not sources or None in sources:
+            return
+        for question, answer, place in chain.facts:
+            if answer is not None:
+                pool.append(Asked(question, answer, [[sources[0]], [sources[place]]]))
+            else:
+                pool.append(Asked(question, UNKNOWN, [[sources[0]]]))
+
     def _place_needles(self, pool: list[Asked], rng: random.Random) -> None:
         """Keys with one to four values, a document each: exact copies, several numbers in one round."""
         words = NoteWriter(rng, "train").values
@@ -289,11 +367,11 @@ class StepBuilder:
                 self._place(form.format(about=about, kind=kind, key=plain(), value=make[kind]()))
             if len(values) == 1:
                 ask = rng.choice(("What is the {about} {kind} of {key}?", "Which {about} {kind} does {key} have?"))
-                pool.append(Asked(ask.format(about=about, kind=kind, key=key), values[0], [sources]))
+                pool.append(Asked(ask.format(about=about, kind=kind, key=key), values[0], [sources], wide=True))
             elif values:
                 ask = rng.choice(("What are all the {about} {kind}s of {key}?", "List every {about} {kind} of {key}.",
                                   "Which {about} {kind}s does {key} have?"))
-                pool.append(Asked(ask.format(about=about, kind=kind, key=key), ", ".join(values), [sources], values))
+                pool.append(Asked(ask.format(about=about, kind=kind, key=key), ", ".join(values), [sources], values, True))
 
     def _place_world(self, pool: list[Asked], rng: random.Random, capacity: int) -> None:
         world = World(rng, self.shape.people, False, self.names)
@@ -312,12 +390,12 @@ class StepBuilder:
                 near = next((s for subject, s in about.items() if re.search(rf"\b{re.escape(subject)}\b", q.text)), [])
                 pool.append(Asked(q.text, UNKNOWN, [rng.sample(sorted(set(near)), 1)] if near else []))
                 continue
-            q = world.single() if x < 0.5 else world.multi(2 if x < 0.83 else 3)
+            q = world.single() if x < 0.4 else world.multi(2 if x < 0.82 else 3)
             if q is not None and all(d in source_of for hop in q.hops for d in hop):
                 pool.append(Asked(q.text, q.answer, [[source_of[d] for d in hop] for hop in q.hops]))
 
     def _place_generated(self, pool: list[Asked], rng: random.Random) -> None:
-        bank = data.make_bank(rng.getrandbits(60), "train", 0, self.shape.questions, MIX, self.records)
+        bank = data.make_bank(rng.getrandbits(60), "train", 0, self.shape.questions, MIX, self.records, self.names)
         wanted = {d for q in bank.questions for step in q.steps for d in step}
         order = sorted(range(len(bank.documents)), key=lambda d: d not in wanted)
         source_of: dict[int, int] = {}
@@ -337,52 +415,79 @@ class StepBuilder:
     def _pairs(self, sources: list[int]) -> list[tuple[int, str]]:
         return [(self.number_of[s], self.texts[s]) for s in sources]
 
-    def _noise(self, gold: list[int], rng: random.Random, n: int) -> list[int]:
-        """Documents that were fetched in vain: half of them share a word with a gold document."""
-        pool = [s for s in rng.sample(range(len(self.texts)), min(60, len(self.texts))) if s not in gold]
-        if gold and rng.random() < 0.5:
-            words = {w for s in gold for w in self.texts[s].split() if w[:1].isupper()}
-            pool.sort(key=lambda s: -len(words.intersection(self.texts[s].split())))
+    def _words(self, source: int) -> set[str]:
+        if source not in self.words_of:
+            self.words_of[source] = {w for w in re.findall(r"\w+", self.texts[source]) if len(w) > 3 or w[:1].isupper()}
+        return self.words_of[source]
+
+    def _noise(self, question: str, gold: list[int], rng: random.Random, n: int) -> list[int]:
+        """Documents that were fetched in vain: mostly such as share words with the question or what it is about."""
+        pool = [s for s in rng.sample(range(len(self.texts)), min(80, len(self.texts))) if s not in gold]
+        if rng.random() < 0.7:
+            words = set(re.findall(r"\w+", question)).union(*({w for w in self._words(s) if w[:1].isupper()} for s in gold))
+            near = {s: len(words & self._words(s)) for s in pool}
+            pool.sort(key=lambda s: -near[s])
         return pool[:n]
 
-    def _sample(self, pools: dict[str, list[Asked]], rng: random.Random) -> Sample | None:
-        q = rng.choice(pools[rng.choices(list(pools), [SHARES[name] for name in pools])[0]])
-        gold = [s for hop in q.hops for s in hop]
-        n_rounds = len(q.hops)
-        final = n_rounds if rng.random() < 0.62 else rng.randrange(n_rounds + 1)
-        if q.answer == "":
-            final = 0
-        if final == n_rounds and n_rounds and q.answer != UNKNOWN and not q.parts and rng.random() < 0.06:
-            return self._route_form(q, gold, rng)
-        p = self.writer.question(q.text)
-        rounds = [sorted(hop, key=self.number_of.__getitem__) for hop in q.hops[:final]]
-        if not q.hops and rng.random() < 0.6:
+    def _rounds(self, q: Asked, rng: random.Random) -> tuple[list[list[int]], list[int]]:
+        """What was read in each round before this step, and what is to be asked for now; nothing: the answer."""
+        hops = [sorted(hop, key=self.number_of.__getitem__) for hop in q.hops]
+        done = rng.choices(range(len(hops) + 1), STAGES[len(hops)])[0] if q.answer else 0
+        if len(hops) > 1 and done and rng.random() < EARLY:
+            hops = [hops[0] + hops[1], *hops[2:]]
+            done = max(1, done - 1)
+        rounds = list(hops[:done])
+        if not hops and rng.random() < 0.6:
             rounds = [[]]  # unanswerable, seen after reading what routing brought up
-        answer = q.answer
-        for j, hop in enumerate(rounds):
-            read = hop + (self._noise(gold, rng, rng.randrange(1, 3)) if not hop or rng.random() < 0.25 else [])
+        elif hops and q.answer and rng.random() < MISSED:
+            # A round brought nothing that helps. Before the answer the last one did, or none would follow.
+            rounds.insert(rng.randrange(len(rounds) + (done < len(hops))), [])
+        gold = [s for hop in q.hops for s in hop]
+        full = []
+        for hop in rounds:
+            besides = rng.choice((1, 1, 2)) if not hop or rng.random() < NOISE else 0
+            read = hop + [s for s in self._noise(q.text, gold, rng, besides) if all(s not in r for r in full)]
             if rng.random() < 0.5:
                 rng.shuffle(read)
             else:
                 read.sort(key=self.number_of.__getitem__)
+            full.append(read)
+        return full, hops[done] if done < len(hops) else []
+
+    def _sample(self, pools: dict[str, list[Asked]], rng: random.Random) -> Sample | None:
+        q = rng.choice(pools[rng.choices(list(pools), [SHARES[name] for name in pools])[0]])
+        gold = [s for hop in q.hops for s in hop]
+        names = sorted(names_in(q.text, starts=False))
+        wide = q.wide or bool(names)
+        names += [_hashed(self.texts[s]) for s in gold]
+        names += sorted(set().union(*(names_in(self.texts[s], starts=False) for s in gold)))
+        text = reworded(q.text, rng) if rng.random() < REWORDED else q.text
+        rounds, needed = self._rounds(q, rng)
+        if not needed and gold and q.answer != UNKNOWN and not q.parts and rng.random() < 0.06:
+            return self._route_form(q, gold, rng)
+        p = self.writer.question(text)
+        answer = q.answer
+        for j, read in enumerate(rounds):
             if q.parts:
                 value_of = dict(zip(q.hops[0], q.parts))
-                answer = ", ".join(value_of[s] for s in read if s in value_of)
+                if any(s in value_of for s in read):
+                    answer = ", ".join(value_of[s] for s in read if s in value_of)
             self.writer.numbers(p, [self.number_of[s] for s in read], label=False)
             self.writer.texts(p, self._pairs(read), newest=j == len(rounds) - 1)
-        if final < n_rounds:
-            needed = q.hops[final]
+        start = len(p.tokens)
+        if needed:
             self.writer.numbers(p, sorted(self.number_of[s] for s in needed), label=True)
         else:
-            needed = gold
-            self.writer.answer(p, q.text, answer)
-        positions = [self.position[s] for s in needed]
-        neutral = [self.position[s] for s in gold if s not in needed]
-        return Sample(p.tokens, p.role0, p.labelled, positions, neutral, rng.random() < 0.9, True)
+            self.writer.answer(p, text, answer)
+        if rounds:
+            p.labelled[start] = DECISION
+        wanted = needed or gold
+        return Sample(p.tokens, p.role0, p.labelled, [self.position[s] for s in wanted],
+                      [self.position[s] for s in gold if s not in wanted], rng.random() < 0.9, True, names, wide)
 
     def _route_form(self, q: Asked, gold: list[int], rng: random.Random) -> Sample:
         """The engine's other mode: the texts are given at once, in a chat message."""
-        read = gold + self._noise(gold, rng, rng.randrange(0, 3))
+        read = gold + self._noise(q.text, gold, rng, rng.randrange(0, 3))
         rng.shuffle(read)
         s, t = self.t.strings, self.t
         answer = q.answer
@@ -401,6 +506,7 @@ class StepBuilder:
         ids = np.zeros((b, width), np.int64)
         role0 = np.zeros((b, width), bool)
         targets = np.full((b, width), -100, np.int64)
+        weights = np.zeros((b, width), np.float32)
         positive = np.zeros((b, self.n_positions), bool)
         neutral = np.zeros((b, self.n_positions), bool)
         empty = np.concatenate([lengths.numpy() == 0 for _, lengths in self.buckets])
@@ -410,16 +516,26 @@ class StepBuilder:
             for j in range(1, n):
                 if s.labelled[j]:
                     targets[i, j - 1] = s.tokens[j]
+                    weights[i, j - 1] = s.labelled[j]
             positive[i, s.positive] = True
             neutral[i, s.neutral] = True
             neutral[i] |= empty
         flag = lambda name: torch.tensor([getattr(s, name) for s in samples])
         return Queries(*map(torch.from_numpy, (ids, role0, targets, positive, neutral)),
-                       flag("forced"), flag("use_memory"))
+                       flag("forced"), flag("use_memory"), torch.from_numpy(weights),
+                       rows_of_names([s.names for s in samples]), flag("wide"))
+
+
+def rows_of_names(names: list[list[int]]) -> torch.Tensor:
+    """[n, NAMES_MAX], 0 where there are fewer; of more the first ones."""
+    out = np.zeros((len(names), NAMES_MAX), np.int32)
+    for row, some in zip(out, names):
+        row[: min(len(some), NAMES_MAX)] = some[:NAMES_MAX]
+    return torch.from_numpy(out)
 
 
 def to_device(documents: Documents, queries: list[Queries], prefix: torch.Tensor, device):
     move = lambda x: x.to(device, non_blocking=True)
-    documents = Documents([(move(ids), move(lengths)) for ids, lengths in documents.buckets])
+    documents = Documents([(move(ids), move(lengths)) for ids, lengths in documents.buckets], move(documents.names))
     queries = [Queries(*(move(getattr(q, f.name)) for f in dataclasses.fields(Queries))) for q in queries]
     return documents, queries, move(prefix)

@@ -20,6 +20,7 @@ from torch import nn
 from msa.reference import MsaConfig
 
 SCORES_MAX = 1 << 31  # scores of tokens with chunks that exist at once
+NAME_BITS = 8192  # names that documents and questions mention are hashed to 1 .. NAME_BITS - 1
 MEMORY_PAD = 8  # prefix rows are padded to this many, so that attention masks stay aligned
 
 # Stacked parameter -> name inside a layer.
@@ -42,6 +43,7 @@ class Documents:
     """Buckets of right-padded documents; bank order is bucket by bucket."""
 
     buckets: list[tuple[torch.Tensor, torch.Tensor]]  # ids [B, T], lengths [B]
+    names: torch.Tensor | None = None  # [n_documents, n] hashed names that they mention, 0: none
 
 
 @dataclasses.dataclass
@@ -67,6 +69,73 @@ class Queries:
     neutral: torch.Tensor  # [B, n_documents] bool: neither positive nor negative
     forced: torch.Tensor  # [B] bool: positives are selected whatever their score
     use_memory: torch.Tensor  # [B] bool: False hides memory from attention
+    weights: torch.Tensor | None = None  # [B, T] of the targets; None: all alike
+    names: torch.Tensor | None = None  # [B, n] hashed names of the question and its documents, 0: none
+    wide: torch.Tensor | None = None  # [B] bool: documents of other memories that share no name are negatives
+
+
+class KeyBank:
+    """Routing keys of the memories of former steps: negatives without gradient, slightly stale, that cost a
+    search and no encoding (after MoCo and "cross-batch memory", arXiv 1912.06798). A question whose answer no
+    other memory can hold (Queries.wide) is set against the chunks of documents that share none of its names, the
+    `hardest` of them in each layer."""
+
+    def __init__(self, steps: int, hardest: int = 48):
+        self.steps, self.hardest = steps, hardest
+        self.parts: list[tuple[list[torch.Tensor], torch.Tensor]] = []  # keys per layer [n_chunks, G * D], names
+
+    @torch.no_grad()
+    def add(self, documents: Documents, memory: Memory, dtype: torch.dtype) -> None:
+        rows, owner = memory.document_chunks[memory.chunk_mask], memory.chunk_mask.nonzero()[:, 0]
+        keys = [k[rows].to(dtype) for k in memory.routing_keys]
+        self.parts = [*self.parts, (keys, documents.names[owner])][-self.steps :]
+
+    def full(self) -> bool:
+        return len(self.parts) == self.steps
+
+    @torch.no_grad()
+    def begin(self, buckets: list[Queries]) -> None:
+        """Finds which chunks are no negatives of which samples, once for all layers."""
+        names = torch.cat([q.names for q in buckets])
+        wide = torch.cat([q.wide & q.positive.any(1) for q in buckets])
+        self.samples = wide.nonzero()[:, 0]
+        bits = lambda ids: torch.zeros(len(ids), NAME_BITS, device=ids.device, dtype=self.parts[0][0][0].dtype).scatter_(
+            1, ids.long(), 1.0).index_fill_(1, torch.zeros(1, dtype=torch.long, device=ids.device), 0.0)
+        asked = bits(names[self.samples])
+        self.barred = torch.cat([asked @ bits(part).T > 0 for _, part in self.parts], 1)
+        self.place = torch.full((len(names),), -1, device=names.device)
+        self.place[self.samples] = torch.arange(len(self.samples), device=names.device)
+
+    def scores(self, r: int, folded: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        """[n_samples, hardest] of layer r, -1e4 where there is none; the gradient reaches `folded`, the folded queries
+        [n_tokens, G * D] of the samples `owner`."""
+        n = len(self.place)
+        place = self.place[owner]
+        tokens = (place >= 0).nonzero()[:, 0]
+        q, place = folded[tokens], place[tokens]
+        out = folded.new_full((n, self.hardest), -1e4, dtype=torch.float32)
+        if not len(self.samples):
+            return out
+        with torch.no_grad():
+            keys = torch.cat([part[r] for part, _ in self.parts])
+            k = min(self.hardest, len(keys))
+            best = torch.full((len(self.samples), len(keys)), -1e4, device=keys.device)
+            step = max(1, (SCORES_MAX >> 2) // len(keys))
+            for some, of in zip(q.to(keys.dtype).split(step), place.split(step)):
+                found = (some @ keys.T).float()
+                best = best.scatter_reduce(0, of[:, None].expand_as(found), found, "amax")
+            top = best.masked_fill_(self.barred, -1e4).topk(k, dim=1)
+            chosen = keys[top.indices]  # [samples, k, G * D]
+            # Which token gave the maximum.
+            score = torch.cat([torch.einsum("nd,nkd->nk", some.to(keys.dtype), chosen[of]).float()
+                               for some, of in zip(q.split(8192), place.split(8192))])
+            peak = torch.full_like(top.values, -1e4).scatter_reduce(0, place[:, None].expand_as(score), score, "amax")
+            index = torch.arange(len(q), device=q.device)[:, None].expand_as(score)
+            index = torch.where(score >= peak[place], index, torch.zeros_like(index))
+            token = torch.zeros_like(top.indices).scatter_reduce(0, place[:, None].expand_as(index), index, "amax")
+        exact = (q[token].float() * chosen.float()).sum(-1)
+        exact = exact.masked_fill(top.values <= -1e3, -1e4)
+        return out.index_copy(0, self.samples, F.pad(exact, (0, self.hardest - k), value=-1e4))
 
 
 def rms_norm(x, weight, eps):
@@ -280,15 +349,17 @@ class MsaTrainer(nn.Module):
 
     # -- Stages 2 and 3 --
 
-    def document_scores(self, r, h, q, routing, owner, n_samples: int, memory: Memory) -> torch.Tensor:
-        """[n_samples, n_documents]: max over role-0 tokens and chunks, float32. `routing` indexes the
-        flat role-0 tokens, `owner` their samples."""
+    def folded_queries(self, r, h, q, routing) -> torch.Tensor:
+        """[n_tokens, G * D] of the flat role-0 tokens `routing`: a score is their inner product with a key."""
         q = q[routing]
         if self.msa.decoupled:
             q = self.split_heads(F.linear(h[routing], self.live["router_q"][r]), self.n_heads)
         q = q.float()
         q = F.normalize(q, dim=-1, eps=1e-12) if self.msa.metric == "cosine" else q * self.head_dim**-0.5
-        folded = q.view(-1, self.n_kv_heads, self.group, self.head_dim).sum(2).flatten(1) / self.n_heads
+        return q.view(-1, self.n_kv_heads, self.group, self.head_dim).sum(2).flatten(1) / self.n_heads
+
+    def document_scores(self, r, folded, owner, n_samples: int, memory: Memory) -> torch.Tensor:
+        """[n_samples, n_documents]: max over role-0 tokens and chunks, float32. `owner`: the tokens' samples."""
         dtype = self.compute_dtype
         keys = memory.routing_keys[r].to(dtype).T
         best = torch.full((n_samples, keys.shape[1]), -1e4, device=keys.device)
@@ -311,11 +382,12 @@ class MsaTrainer(nn.Module):
         mask = memory.chunk_mask[chosen].flatten(1) & use_memory[:, None]
         return rows, mask
 
-    def answer(self, buckets: list[Queries], memory: Memory, given: list[torch.Tensor] | None = None):
+    def answer(self, buckets: list[Queries], memory: Memory, given: list[torch.Tensor] | None = None,
+               key_bank: KeyBank | None = None):
         """Hidden states of all tokens [N, hidden] before the final norm (bucket after bucket), and
         per routing layer the scores [n_samples, n_documents] and the chosen documents
         [n_samples, k]. `given`: the chosen documents of a former call, used without routing again, as
-        for a token generated after its prompt; then there are no scores."""
+        for a token generated after its prompt; then there are no scores. `key_bank`: its scores follow, in a fourth list."""
         device = buckets[0].ids.device
         shapes = [q.ids.shape for q in buckets]
         sizes, counts = [b * t for b, t in shapes], [b for b, _ in shapes]
@@ -334,7 +406,9 @@ class MsaTrainer(nn.Module):
         pad = (-n_prefix) % MEMORY_PAD
         causal = [torch.ones(t, t, dtype=torch.bool, device=device).tril() for _, t in shapes]
         prefix_mask = [(torch.arange(n_prefix + pad, device=device) < n_prefix).expand(t, -1) for _, t in shapes]
-        all_scores, all_chosen = [], []
+        all_scores, all_chosen, bank_scores = [], [], []
+        if key_bank is not None:
+            key_bank.begin(buckets)
         for i in range(self.n_layers):
             h, q, k, v = self.projections(i, x, cos, sin)
             shared = [F.pad(y, (0, 0, 0, 0, 0, pad))[None] for y in memory.prefix[i]]
@@ -342,7 +416,10 @@ class MsaTrainer(nn.Module):
             if routes:
                 r = self.msa.routing_layers.index(i)
                 if given is None:
-                    scores = self.document_scores(r, h, q, routing, owner, sum(counts), memory)
+                    folded = self.folded_queries(r, h, q, routing)
+                    scores = self.document_scores(r, folded, owner, sum(counts), memory)
+                    if key_bank is not None:
+                        bank_scores.append(key_bank.scores(r, folded, owner))
                     chosen = self.choose(scores, positive, forced)
                     all_scores.append(scores)
                 else:
@@ -369,7 +446,7 @@ class MsaTrainer(nn.Module):
                     self.heads_first(qb, (b, t)), *full, attn_mask=torch.cat(masks, -1))
                 attended.append(out.transpose(1, 2).reshape(b * t, -1))
             x = self.finish(i, x, torch.cat(attended))
-        return x, all_scores, all_chosen
+        return (x, all_scores, all_chosen) if key_bank is None else (x, all_scores, all_chosen, bank_scores)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         x = rms_norm(x, self.live["final_norm"], self.eps)
@@ -377,29 +454,42 @@ class MsaTrainer(nn.Module):
 
     # -- Losses --
 
-    def losses(self, buckets: list[Queries], memory: Memory, temperature: float) -> dict[str, torch.Tensor]:
-        """`tokens` and `route`: mean losses; the rest are counts for the log."""
-        x, scores, _ = self.answer(buckets, memory)
+    def losses(self, buckets: list[Queries], memory: Memory, temperature: float,
+               key_bank: KeyBank | None = None) -> dict[str, torch.Tensor]:
+        """`tokens` and `route`: mean losses; the rest are counts for the log. With a `key_bank` its hardest chunks are
+        negatives besides the memory's documents; `hit1` stays that of the memory alone, `hit1_wide` is against both."""
+        x, scores, _, *more = self.answer(buckets, memory, key_bank=key_bank)
         targets = torch.cat([q.targets.reshape(-1) for q in buckets])
         where = (targets >= 0).nonzero()[:, 0]
         logits = self.logits(x[where])
         positive = torch.cat([q.positive for q in buckets])
         neutral = torch.cat([q.neutral for q in buckets])
         weight = positive / positive.sum(1, keepdim=True).clamp(min=1)
-        aux, hits = x.new_zeros((), dtype=torch.float32), []
-        for s in scores:
+        aux, hits, wide_hits = x.new_zeros((), dtype=torch.float32), [], []
+        for r, s in enumerate(scores):
             # Each positive against the negatives only (paper's L_aux).
             s = s / temperature
             rest = s.masked_fill(positive | neutral, -1e9).logsumexp(1, keepdim=True)
+            if more:
+                far = more[0][r] / temperature
+                rest = torch.logaddexp(rest, far.logsumexp(1, keepdim=True))
+                top = s.detach().masked_fill(~positive, -1e9).amax(1)
+                others = torch.maximum(s.detach().masked_fill(positive | neutral, -1e9).amax(1), far.detach().amax(1))
+                wide_hits.append(((top > others) & positive.any(1)).float().sum())
             aux = aux + (F.softplus(rest - s) * weight).sum() / len(scores)
             best = s.detach().masked_fill(neutral, -1e9).argmax(1)
             hits.append(positive.gather(1, best[:, None])[:, 0].float().sum())
         routed = positive.any(1).sum()
+        loss = F.cross_entropy(logits, targets[where], reduction="none")
+        if buckets[0].weights is not None:
+            w = torch.cat([q.weights.reshape(-1) for q in buckets])[where]
+            loss = loss * w / w.mean()
         return {
-            "tokens": F.cross_entropy(logits, targets[where]),
+            "tokens": loss.mean(),
             "route": aux / routed.clamp(min=1),
             "token_accuracy": (logits.detach().argmax(-1) == targets[where]).float().mean(),
             "hit1": torch.stack(hits) / routed.clamp(min=1),
+            **({"hit1_wide": torch.stack(wide_hits) / routed.clamp(min=1)} if wide_hits else {}),
         }
 
 
