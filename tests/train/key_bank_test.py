@@ -3,6 +3,7 @@
 import json
 import sys
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import torch
@@ -53,13 +54,14 @@ class KeyBankTest(unittest.TestCase):
                  ([self.rand(3, 6), self.rand(3, 6)], [2, 1], [[14, 0], [0, 0]])]
         names, wide = [[11, 99], [14, 13], [0, 0], [7, 0]], [True, True, True, False]
         owner = torch.tensor([0, 0, 0, 1, 2, 2, 3])
-        for hardest in (2, 4, 16):
+        for hardest, at_once in ((2, 32), (4, 2), (16, 1)):
+            self.enterContext(unittest.mock.patch("msa.model.SAMPLES_AT_ONCE", at_once))
             bank = self.bank(hardest, parts)
             self.assertTrue(bank.full())
-            bank.begin([queries(names, wide)])
+            bank.begin([queries(names, wide)], owner)
             for layer in (0, 1):
                 folded = self.rand(7, 6).requires_grad_()
-                got = bank.scores(layer, folded, owner)
+                got = bank.scores(layer, folded)
                 self.assertEqual(got.shape, (4, hardest))
                 for sample in range(4):
                     want = []
@@ -91,8 +93,8 @@ class KeyBankTest(unittest.TestCase):
 
     def test_nobody_to_set_against(self):
         bank = self.bank(3, [([self.rand(2, 6)], [1, 1], [[1, 0], [2, 0]])])
-        bank.begin([queries([[5, 0]], [False])])
-        self.assertTrue((bank.scores(0, self.rand(2, 6), torch.tensor([0, 0])) <= NONE).all())
+        bank.begin([queries([[5, 0]], [False])], torch.tensor([0, 0]))
+        self.assertTrue((bank.scores(0, self.rand(2, 6)) <= NONE).all())
 
     def test_loss_is_that_of_one_memory_with_the_banks_chunks_as_negatives(self):
         folder = GOLDENS / "llama-decoupled-cosine"

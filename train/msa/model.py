@@ -21,6 +21,7 @@ from msa.reference import MsaConfig
 
 SCORES_MAX = 1 << 31  # scores of tokens with chunks that exist at once
 NAME_BITS = 8192  # names that documents and questions mention are hashed to 1 .. NAME_BITS - 1
+SAMPLES_AT_ONCE = 32  # of the key bank's search
 MEMORY_PAD = 8  # prefix rows are padded to this many, so that attention masks stay aligned
 
 # Stacked parameter -> name inside a layer.
@@ -94,48 +95,42 @@ class KeyBank:
         return len(self.parts) == self.steps
 
     @torch.no_grad()
-    def begin(self, buckets: list[Queries]) -> None:
-        """Finds which chunks are no negatives of which samples, once for all layers."""
+    def begin(self, buckets: list[Queries], owner: torch.Tensor) -> None:
+        """Once for all layers: which chunks are no negatives of which samples, and where the samples' tokens are.
+        `owner`: the samples of the role-0 tokens, ascending."""
         names = torch.cat([q.names for q in buckets])
         wide = torch.cat([q.wide & q.positive.any(1) for q in buckets])
-        self.samples = wide.nonzero()[:, 0]
+        counts = torch.bincount(owner, minlength=len(names))
+        starts = counts.cumsum(0) - counts
+        # Few samples at a time, of like length: padding, which repeats a token, costs less than an atomic maximum.
+        samples = (wide & (counts > 0)).nonzero()[:, 0]
+        samples = samples[counts[samples].argsort(stable=True)]
         bits = lambda ids: torch.zeros(len(ids), NAME_BITS, device=ids.device, dtype=self.parts[0][0][0].dtype).scatter_(
             1, ids.long(), 1.0).index_fill_(1, torch.zeros(1, dtype=torch.long, device=ids.device), 0.0)
-        asked = bits(names[self.samples])
-        self.barred = torch.cat([asked @ bits(part).T > 0 for _, part in self.parts], 1)
-        self.place = torch.full((len(names),), -1, device=names.device)
-        self.place[self.samples] = torch.arange(len(self.samples), device=names.device)
+        known = torch.cat([bits(part) for _, part in self.parts])
+        self.n_samples, self.blocks = len(names), []
+        for some in samples.split(SAMPLES_AT_ONCE) if len(samples) else ():
+            at = torch.arange(int(counts[some].max()), device=owner.device)
+            tokens = starts[some, None] + torch.minimum(at, counts[some, None] - 1)
+            self.blocks.append((some, tokens, bits(names[some]) @ known.T > 0))
 
-    def scores(self, r: int, folded: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    def scores(self, r: int, folded: torch.Tensor) -> torch.Tensor:
         """[n_samples, hardest] of layer r, -1e4 where there is none; the gradient reaches `folded`, the folded queries
-        [n_tokens, G * D] of the samples `owner`."""
-        n = len(self.place)
-        place = self.place[owner]
-        tokens = (place >= 0).nonzero()[:, 0]
-        q, place = folded[tokens], place[tokens]
-        out = folded.new_full((n, self.hardest), -1e4, dtype=torch.float32)
-        if not len(self.samples):
-            return out
-        with torch.no_grad():
-            keys = torch.cat([part[r] for part, _ in self.parts])
-            k = min(self.hardest, len(keys))
-            best = torch.full((len(self.samples), len(keys)), -1e4, device=keys.device)
-            step = max(1, (SCORES_MAX >> 2) // len(keys))
-            for some, of in zip(q.to(keys.dtype).split(step), place.split(step)):
-                found = (some @ keys.T).float()
-                best = best.scatter_reduce(0, of[:, None].expand_as(found), found, "amax")
-            top = best.masked_fill_(self.barred, -1e4).topk(k, dim=1)
-            chosen = keys[top.indices]  # [samples, k, G * D]
-            # Which token gave the maximum.
-            score = torch.cat([torch.einsum("nd,nkd->nk", some.to(keys.dtype), chosen[of]).float()
-                               for some, of in zip(q.split(8192), place.split(8192))])
-            peak = torch.full_like(top.values, -1e4).scatter_reduce(0, place[:, None].expand_as(score), score, "amax")
-            index = torch.arange(len(q), device=q.device)[:, None].expand_as(score)
-            index = torch.where(score >= peak[place], index, torch.zeros_like(index))
-            token = torch.zeros_like(top.indices).scatter_reduce(0, place[:, None].expand_as(index), index, "amax")
-        exact = (q[token].float() * chosen.float()).sum(-1)
-        exact = exact.masked_fill(top.values <= -1e3, -1e4)
-        return out.index_copy(0, self.samples, F.pad(exact, (0, self.hardest - k), value=-1e4))
+        [n_tokens, G * D] of the tokens that `begin` was told of."""
+        out = folded.new_full((self.n_samples, self.hardest), -1e4, dtype=torch.float32)
+        keys = torch.cat([part[r] for part, _ in self.parts])
+        k = min(self.hardest, len(keys))
+        for samples, tokens, barred in self.blocks:
+            with torch.no_grad():
+                q = folded[tokens].to(keys.dtype)  # [b, T, G * D]
+                best = (q.flatten(0, 1) @ keys.T).view(*tokens.shape, -1).amax(1)
+                top = best.masked_fill_(barred, -1e4).topk(k, dim=1)
+                chosen = keys[top.indices]  # [b, k, G * D]
+                token = tokens.gather(1, (q @ chosen.transpose(1, 2)).argmax(1))
+            exact = (folded[token].float() * chosen.float()).sum(-1)
+            exact = exact.masked_fill(top.values <= -1e3, -1e4)
+            out = out.index_copy(0, samples, F.pad(exact, (0, self.hardest - k), value=-1e4))
+        return out
 
 
 def rms_norm(x, weight, eps):
@@ -408,7 +403,7 @@ class MsaTrainer(nn.Module):
         prefix_mask = [(torch.arange(n_prefix + pad, device=device) < n_prefix).expand(t, -1) for _, t in shapes]
         all_scores, all_chosen, bank_scores = [], [], []
         if key_bank is not None:
-            key_bank.begin(buckets)
+            key_bank.begin(buckets, owner)
         for i in range(self.n_layers):
             h, q, k, v = self.projections(i, x, cos, sin)
             shared = [F.pad(y, (0, 0, 0, 0, 0, pad))[None] for y in memory.prefix[i]]
@@ -419,7 +414,7 @@ class MsaTrainer(nn.Module):
                     folded = self.folded_queries(r, h, q, routing)
                     scores = self.document_scores(r, folded, owner, sum(counts), memory)
                     if key_bank is not None:
-                        bank_scores.append(key_bank.scores(r, folded, owner))
+                        bank_scores.append(key_bank.scores(r, folded))
                     chosen = self.choose(scores, positive, forced)
                     all_scores.append(scores)
                 else:
