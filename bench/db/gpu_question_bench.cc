@@ -2,7 +2,8 @@
 // MSA-4B: 18 routing layers, d = 1024, chunks of 64 tokens, so 1.5625M chunks a layer.
 //
 //   gpu_question_bench [--rows 1562500] [--chunks 8] [--content-gb 115] [--seconds 150] [--devices
-//   0]
+//   0] gpu_question_bench --tiny    a small model and memory on the CPU: only whether all of it
+//   runs
 //
 // What is real: the model's forward pass (random weights), the routing index in GPU memory with a
 // random key for every chunk and layer, the exact search of every layer, the content of the chosen
@@ -11,8 +12,6 @@
 //
 // --seconds bounds the filling (half of it the making of content): the numbers are then those of
 // the memory filled so far, as printed.
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -44,9 +43,33 @@ struct Settings {
   size_t rows = 1'562'500;  // chunks of one layer
   uint32_t chunks = 8;      // of a document
   size_t content_bytes = size_t{115} << 30;
+  size_t piece_bytes = size_t{4} << 30;  // of content, allocated at once
   double seconds = 150;
-  std::vector<int> devices = {0};
+  std::vector<int> devices = {0};          // none: the CPU, with everything in host memory
+  size_t batch_values = size_t{64} << 20;  // inserted into the index at once
+  int questions = 25;
 };
+
+Settings Tiny() {
+  Settings s;
+  s.rows = 1'000;
+  s.content_bytes = s.piece_bytes = size_t{8} << 20;
+  s.devices = {};
+  s.batch_values = size_t{1} << 18;
+  s.questions = 2;
+  return s;
+}
+
+ModelConfig TinyShapes() {
+  ModelConfig c = Shapes(4);
+  c.hidden_size = 128;
+  c.intermediate_size = 256;
+  c.n_heads = 4;
+  c.n_kv_heads = 2;
+  c.head_dim = 32;
+  c.vocab_size = 1000;
+  return c;
+}
 
 double Since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -88,17 +111,18 @@ class Pool {
   std::vector<T> values_;
 };
 
-// Content slots [layer][K, V][kv_dim] in page-locked pieces of 4 GiB.
+// Content slots [layer][K, V][kv_dim], page-locked when a GPU reads them.
 class Slots {
  public:
-  Slots(size_t slot_values, size_t bytes, size_t slots_max, double seconds)
-      : slot_values_(slot_values) {
+  Slots(size_t slot_values, const Settings& s, double seconds)
+      : slot_values_(slot_values), pinned_(!s.devices.empty()) {
     const auto start = Clock::now();
     const Pool<uint16_t> pool([](float x) { return kernels::F32ToBf16(x); });
-    per_piece_ = (size_t{4} << 30) / (slot_values * sizeof(uint16_t));
-    while (count_ < slots_max && bytes_ < bytes && (bytes_ == 0 || Since(start) < seconds)) {
+    per_piece_ = s.piece_bytes / (slot_values * sizeof(uint16_t));
+    while (count_ < s.rows && bytes_ < s.content_bytes && (bytes_ == 0 || Since(start) < seconds)) {
       const size_t piece_bytes = per_piece_ * slot_values * sizeof(uint16_t);
-      auto* const piece = static_cast<uint16_t*>(kernels::AllocatePinned(piece_bytes));
+      auto* const piece = static_cast<uint16_t*>(pinned_ ? kernels::AllocatePinned(piece_bytes)
+                                                         : std::malloc(piece_bytes));
       if (piece == nullptr) break;  // the machine has no more: share what there is
       InParallel(per_piece_, [&](size_t begin, size_t end) {
         for (size_t i = begin; i < end; ++i) {
@@ -112,8 +136,10 @@ class Slots {
     if (pieces_.empty()) Fail("no page-locked memory");
   }
   ~Slots() {
-    for (uint16_t* piece : pieces_) kernels::FreePinned(piece);
+    for (uint16_t* piece : pieces_) pinned_ ? kernels::FreePinned(piece) : std::free(piece);
   }
+  Slots(const Slots&) = delete;
+  Slots& operator=(const Slots&) = delete;
   const uint16_t* At(size_t slot) const {
     slot %= count_;
     return pieces_[slot / per_piece_] + slot % per_piece_ * slot_values_;
@@ -122,6 +148,7 @@ class Slots {
 
  private:
   const size_t slot_values_;
+  const bool pinned_;
   size_t per_piece_ = 0, count_ = 0, bytes_ = 0;
   std::vector<uint16_t*> pieces_;
 };
@@ -159,23 +186,19 @@ class Bank : public MemoryBank {
   const size_t chunks_, kv_dim_;
 };
 
-double GpuMemoryUsed() {
-  size_t free = 0, total = 0;
-  (void)cudaMemGetInfo(&free, &total);
-  return static_cast<double>(total - free) / 1e9;
-}
-
 int Main(const Settings& s) {
-  auto made = kernels::MakeCudaBackend(s.devices.front());
-  Check(made.status());
-  kernels::Backend* const backend = made->get();
-  const ModelConfig config = Shapes(36);
+  const std::unique_ptr<kernels::Backend> made =
+      s.devices.empty() ? kernels::MakeCpuBackend({})
+                        : Take(kernels::MakeCudaBackend(s.devices.front()));
+  kernels::Backend* const backend = made.get();
+  const ModelConfig config = s.devices.empty() ? TinyShapes() : Shapes(36);
   const auto kv_dim = static_cast<size_t>(config.kv_dim());
   const auto n_layers = static_cast<size_t>(config.n_routing_layers());
   const Weights weights = MakeWeights(config, backend);
   TokenStates states(&config, &weights, backend);
-  std::printf("%s; %.2f GB of weights; GPU memory in use %.1f GB\n", backend->description().c_str(),
-              static_cast<double>(weights.bytes()) / 1e9, GpuMemoryUsed());
+  std::printf("%s; %.2f GB of weights\n", backend->description().c_str(),
+              static_cast<double>(weights.bytes()) / 1e9);
+  std::fflush(stdout);
 
   // Routing keys through the index's own insertion.
   index::IndexConfig index_config;
@@ -189,7 +212,7 @@ int Main(const Settings& s) {
   const float scale = std::sqrt(3.0f / static_cast<float>(config.head_dim));
   const Pool<float> keys([=](float x) { return x * scale; });
   const size_t document_values = n_layers * s.chunks * kv_dim;
-  const size_t batch_documents = std::max<size_t>(1, (size_t{64} << 20) / document_values);
+  const size_t batch_documents = std::max<size_t>(1, s.batch_values / document_values);
   std::vector<float> batches[2];
   for (auto& batch : batches) batch.resize(batch_documents * document_values);
   size_t filled = 0, number = 0;
@@ -225,12 +248,13 @@ int Main(const Settings& s) {
   std::fflush(stdout);
 
   const auto pin_start = Clock::now();
-  const Slots slots(n_layers * 2 * kv_dim, s.content_bytes, filled, s.seconds / 2);
+  const Slots slots(n_layers * 2 * kv_dim, s, s.seconds / 2);
   const double all_content = static_cast<double>(filled * n_layers * 2 * kv_dim * 2) / 1e9;
   std::printf(
-      "bytes: GPU %.1f GB in use (routing keys %.2f, weights %.2f); page-locked content %.1f of "
-      "%.1f GB, made in %.1f s\n",
-      GpuMemoryUsed(), static_cast<double>(index->Stats().bytes_used) / 1e9,
+      "bytes: GPU: routing keys %.2f GB, weights %.2f GB; page-locked content %.1f of %.1f GB, "
+      "made "
+      "in %.1f s\n",
+      static_cast<double>(index->Stats().bytes_used) / 1e9,
       static_cast<double>(weights.bytes()) / 1e9, static_cast<double>(slots.bytes()) / 1e9,
       all_content, Since(pin_start));
   std::fflush(stdout);
@@ -283,7 +307,7 @@ int Main(const Settings& s) {
   };
   Times warm[3], quiet[3], busy[3];
   for (int i = 0; i < 3; ++i) ask(&warm[0], &warm[1], &warm[2]);
-  for (int i = 0; i < 25; ++i) ask(&quiet[0], &quiet[1], &quiet[2]);
+  for (int i = 0; i < s.questions; ++i) ask(&quiet[0], &quiet[1], &quiet[2]);
   report("64-token question", &quiet[0], &quiet[1], &quiet[2]);
 
   Times encoding;
@@ -313,7 +337,7 @@ int Main(const Settings& s) {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
   });
-  for (int i = 0; i < 25; ++i) ask(&busy[0], &busy[1], &busy[2]);
+  for (int i = 0; i < s.questions; ++i) ask(&busy[0], &busy[1], &busy[2]);
   stop = true;
   writer.join();
   report("the same during inserts and deletes", &busy[0], &busy[1], &busy[2]);
@@ -330,6 +354,10 @@ int Main(const Settings& s) {
 
 int main(int argc, char** argv) {
   msadb::model::Settings settings;
+  if (argc == 2 && std::string(argv[1]) == "--tiny") {
+    return msadb::model::Main(msadb::model::Tiny());
+  }
+  if (argc % 2 == 0) msadb::model::Fail("every option needs a value");
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string option = argv[i];
     const double value = std::strtod(argv[i + 1], nullptr);
@@ -353,6 +381,7 @@ int main(int argc, char** argv) {
       msadb::model::Fail("unknown option " + option);
     }
   }
-  if (settings.rows == 0 || settings.chunks == 0) msadb::model::Fail("nothing to fill");
+  if (settings.rows == 0 || settings.chunks == 0 || settings.devices.empty())
+    msadb::model::Fail("nothing to fill");
   return msadb::model::Main(settings);
 }
