@@ -21,15 +21,25 @@ TEST(RoutesTest, EveryRouteIsFoundByItsOwnAddress) {
     auto match = MatchRoute(route.method, path);
     ASSERT_TRUE(match.ok()) << path << ": " << match.status().ToString();
     EXPECT_EQ(match->route, &route) << path;
-    if (path.find("a%20b") != std::string::npos) EXPECT_EQ(match->path.at("collection"), "a b");
-    if (path.find("x%2Fy") != std::string::npos) EXPECT_EQ(match->path.at("key"), "x/y");
+    if (path.find("a%20b") != std::string::npos) {
+      EXPECT_EQ(match->path.at("collection"), "a b");
+    }
+    if (path.find("x%2Fy") != std::string::npos) {
+      EXPECT_EQ(match->path.at("key"), "x/y");
+    }
     // What reads changes nothing, and what changes something needs more than the right to read.
     const bool asks = route.name == "search" || route.name == "ask" ||
                       route.name == "completeChat" || route.name == "mcp";
-    if (route.method != "GET" && !asks) EXPECT_GT(route.right, Right::kRead) << route.name;
-    if (route.method == "GET") EXPECT_EQ(route.right, Right::kRead) << route.name;
+    if (route.method != "GET" && !asks) {
+      EXPECT_GT(route.right, Right::kRead) << route.name;
+    }
+    if (route.method == "GET") {
+      EXPECT_EQ(route.right, Right::kRead) << route.name;
+    }
     // A body is bounded, and never without a token.
-    if (route.body_bytes_max > 0) EXPECT_NE(route.scope, Scope::kPublic) << route.name;
+    if (route.body_bytes_max > 0) {
+      EXPECT_NE(route.scope, Scope::kPublic) << route.name;
+    }
   }
 }
 
