@@ -405,6 +405,17 @@ Json DescribeForget() {
       {.destructive = true, .idempotent = true});
 }
 
+// Whether a filter looks at any field: {} does not, nor does {"$and": [{}]}.
+bool NamesAField(const Json& where) {
+  if (where.is_array()) return std::ranges::any_of(where, NamesAField);
+  if (!where.is_object()) return false;
+  for (const auto& [name, condition] : where.items()) {
+    const bool joins = name == "$and" || name == "$or" || name == "$not";
+    if (!joins || NamesAField(condition)) return true;
+  }
+  return false;
+}
+
 Result<Json> Forget(const ToolCall& call) {
   Arguments arguments(*call.arguments, {"id", "key", "where"});
   const auto id = arguments.Integer("id", 1, kIdMax);
@@ -415,7 +426,7 @@ Result<Json> Forget(const ToolCall& call) {
   if (id.has_value() + key.has_value() + where.has_value() != 1) {
     return Status::InvalidArgument("give exactly one of 'id', 'key' and 'where'");
   }
-  if (where && filter->empty()) {
+  if (where && !NamesAField(*filter)) {
     return Status::InvalidArgument(
         "an empty 'where' would forget everything; name a field, e.g. {\"topic\": \"garden\"}");
   }

@@ -322,7 +322,9 @@ class Tools(McpTest):
                 ("recall", {"query": "x", "limit": 2.5}), ("recall", {"query": "x", "where": {"$x": 1}}),
                 ("recall", {"query": "x", "where": "all"}),
                 ("ask", {"question": ""}), ("ask", {"question": "x", "max_tokens": 0}),
-                ("forget", {}), ("forget", {"where": {}}), ("forget", {"id": 1, "key": "k"}),
+                ("forget", {}), ("forget", {"where": {}}),
+                ("forget", {"where": {"$and": [{}, {"$or": [{}]}]}}), ("forget", {"where": {"$not": {}}}),
+                ("forget", {"id": 1, "key": "k"}),
                 ("forget", {"id": -1}), ("forget", {"id": 2**64}),
                 ("list", {"start_after": -1}), ("list", {"limit": 0})]:
             with self.subTest(tool=tool, arguments=str(arguments)[:60]):
