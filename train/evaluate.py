@@ -10,11 +10,12 @@ the engine does it: rounds of document numbers and appended texts, each prefille
 Stages (--stages, each writes OUT/NAME.json as it goes, so that a time limit keeps what is done):
   settings  which retrieval settings of templates.json answer best, on another seed; later stages use them
   curve     routing and answers of the world from 16K to 10M tokens, next to BM25
-  prose     real prose (data.prose) and notes of held-out frames
+  prose     real prose (data.prose), notes and rosters of held-out frames
   sets      the kinds of data.EVAL_SETS, 64K tokens each
   ablation  the world at 64K: one round only; no original text; the texts that BM25 or (--minilm) MiniLM
             ranks first, read by the same model instead of its own choice
   needles   RULER's eight forms, 32K to 1M tokens
+--budget curve=4 needles=3 gives a stage so many minutes: it then stops between two kinds, sizes or forms.
 train/report.py makes the tables and pictures of docs/results from these files; train/rank_minilm.py ranks
 the same questions with all-MiniLM-L6-v2.
 """
@@ -42,6 +43,7 @@ import torch
 
 import data
 from data.notes import NoteWriter
+from data.rosters import RosterWriter
 from msa.batch import Prompt, PromptWriter, load_natural
 from msa.model import Documents, Memory, MsaTrainer, Queries, merge
 from msa.number_list import NumberList
@@ -422,11 +424,16 @@ class Evaluation:
     def __init__(self, args, model: MsaTrainer, templates: Templates, device: str, memories: Memories):
         self.args, self.model, self.t, self.device = args, model, templates, device
         self.began = time.time()
+        self.deadline = math.inf  # of the stage
         self.memories, self.natural, self.records = memories, memories.natural, memories.records
         args.out.mkdir(parents=True, exist_ok=True)
 
+    def run(self, stage: str) -> None:
+        self.deadline = time.time() + 60 * self.args.budget.get(stage, math.inf)
+        getattr(self, stage)()
+
     def out_of_time(self) -> bool:
-        return time.time() - self.began > self.args.minutes * 60
+        return time.time() > min(self.deadline, self.began + self.args.minutes * 60)
 
     def save(self, name: str, rows: list) -> None:
         (self.args.out / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -477,6 +484,8 @@ class Evaluation:
             rows.append(row)
             print(json.dumps(row), flush=True)
             self.save("settings", rows)
+            if self.out_of_time():
+                break
         best = max(rows, key=lambda r: r["mean"])
         self.t.strings.update(best["settings"])
         print("from here on:", best["name"], flush=True)
@@ -506,6 +515,8 @@ class Evaluation:
                 self.save("curve", rows)
                 shown = {k: v for k, v in entry.items() if k != "answers"}
                 print(f"{row['tokens']} tokens, {kind}: {json.dumps(shown)}", flush=True)
+                if self.out_of_time():
+                    return
             row["seconds"] = round(time.time() - started, 1)
             print(f"   {row['seconds']} s", flush=True)
             self.save("curve", rows)
@@ -544,10 +555,12 @@ class Evaluation:
     def prose(self) -> None:
         """Real prose and the example documents: what no generator made."""
         rows = []
-        for name, bank in (("prose", data.prose()), ("notes", self.notes(self.args.seed))):
+        for name, bank in (("rosters", self.rosters(self.args.seed)), ("notes", self.notes(self.args.seed)), ("prose", data.prose())):
             asker, pairs = self.asker(bank.documents), as_world(bank)
             for kind in sorted({q.kind for q, _ in pairs}):
-                some = [(q, w) for q, w in pairs if q.kind == kind]
+                if self.out_of_time():
+                    return
+                some = [(q, w) for q, w in pairs if q.kind == kind][: self.args.prose_questions]
                 questions = [w for _, w in some]
                 row = {"set": name, "kind": kind, "tokens": asker.bank.n_tokens, "documents": len(bank.documents)}
                 if questions[0].hops:
@@ -578,6 +591,34 @@ class Evaluation:
             questions += [data.Question(q, [[len(documents) - 1]], a, a, "notes", "test", "notes", parts=[a]) for q, a in note.facts]
         bank = data.Bank(documents, random.Random(1).sample(questions, min(150, len(questions))))
         return data.grow(bank, 65536, seed, natural=self.records, split="test")
+
+    def rosters(self, seed: int) -> data.Bank:
+        """Rosters of held-out forms and names, among unrelated documents: questions about one of several entities of a
+        document, about what it says of the others only, and such as need two documents."""
+        writer = RosterWriter(random.Random(seed), "test")
+        documents: list[str] = []
+        kinds: dict[str, list[data.Question]] = {"roster": [], "roster, two documents": [], "roster, not said": []}
+
+        def ask(question: str, steps: list[list[int]], answer: str | None, kind: str) -> None:
+            answer = answer or data.NOT_IN_MEMORY
+            kinds[kind].append(data.Question(question, steps, answer, answer, kind, "test", "roster", parts=[answer]))
+
+        for i in range(60):
+            at = len(documents)
+            if i % 3 == 2 and (chain := writer.chain()):
+                documents += chain.documents
+                for question, answer, place in chain.facts:
+                    if answer:
+                        ask(question, [[at], [at + place]], answer, "roster, two documents")
+            elif roster := writer.roster():
+                documents.append(roster.text)
+                for question, answer in roster.facts:
+                    ask(question, [[at]], answer, "roster")
+                for question in roster.missing:
+                    ask(question, [], None, "roster, not said")
+        choose = random.Random(1)
+        questions = [q for some in kinds.values() for q in choose.sample(some, min(100, len(some)))]
+        return data.grow(data.Bank(documents, questions), 65536, seed, natural=self.records, split="test")
 
     def ablation(self) -> None:
         rows = []
@@ -643,13 +684,18 @@ def main() -> None:
                                                       "latest-version", "chat", "list", "natural-qa", "natural-pair"])
     parser.add_argument("--set-questions", type=int, default=100)
     parser.add_argument("--set-tokens", type=int, default=65536)
+    parser.add_argument("--prose-questions", type=int, help="of each kind, at most")
     parser.add_argument("--needle-tokens", type=int, nargs="+", default=[32768, 131072, 1_000_000])
     parser.add_argument("--needle-questions", type=int, default=20)
     parser.add_argument("--set", type=json.loads, default={}, help="JSON object: instead of keys of the folder's templates.json")
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--workers", type=int, default=0, help="processes that make large memories ahead of time")
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=60, help="of all stages")
+    parser.add_argument("--budget", nargs="*", default=[], metavar="STAGE=MINUTES", help="of single stages")
     args = parser.parse_args()
+    args.budget = {stage: float(minutes) for stage, minutes in (b.split("=") for b in args.budget)}
+    if unknown := set(args.budget) - {"settings", "curve", "sets", "ablation", "needles", "prose"}:
+        parser.error(f"no stage {', '.join(sorted(unknown))}")
     config = json.loads((args.model / "config.json").read_text())
     templates = Templates(args.model / "tokenizer.json", json.loads((args.model / "templates.json").read_text()))
     templates.strings.update(args.set)
@@ -667,9 +713,9 @@ def main() -> None:
     model.refresh()
     evaluation = Evaluation(args, model, templates, device, memories)
     for stage in args.stages:
-        getattr(evaluation, stage)()
+        evaluation.run(stage)
         print(f"{stage} done after {time.time() - evaluation.began:.0f} s", flush=True)
-        if evaluation.out_of_time():
+        if time.time() - evaluation.began > args.minutes * 60:
             break
 
 

@@ -133,6 +133,10 @@ def main() -> None:
         if source.suffix == ".json":
             text = json.dumps(trimmed(json.loads(text)), indent=1, ensure_ascii=False) + "\n"
         (args.raw / source.name).write_text(text)
+    for folder in sorted(args.trim.glob("*-auxiliary-loss")) if args.trim else ():
+        if (folder / "curve.json").exists():
+            text = json.dumps(trimmed(load(folder, "curve.json")), indent=1, ensure_ascii=False) + "\n"
+            (args.raw / f"{folder.name}.json").write_text(text)
     if args.trim and (args.trim / "shared.json").exists():
         rows = alone_rows(load(args.trim, "shared.json"), load(args.trim, "curve.json"))
         (args.raw / "alone.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -163,8 +167,9 @@ def main() -> None:
                   table(["nobody shares the name up to", "questions", *(f"{tokens_name(int(n))} in memory" for n in alone[0]["exact"])],
                         [[tokens_name(r["up_to"]), f"{r['kind']} ({r['questions']})", *r["exact"].values()] for r in alone])]
     if prose := load(args.raw, "prose.json"):
-        parts += ["## Real prose and everyday notes\n", "Prose: passages of licences, the US constitution and the Jargon File with questions "
-                  "written by hand. Notes: frames and names held out from training, among 64K tokens of other documents. "
+        parts += ["## Real prose, everyday notes and rosters\n", "Prose: passages of licences, the US constitution and the Jargon File with questions "
+                  "written by hand. Notes: frames and names held out from training, among 64K tokens of other documents; rosters likewise: "
+                  "the same attributes of two to five entities side by side. "
                   "`holds`: the answer contains what was wanted.\n",
                   table(["set", "kind (questions)", "recall@1 / @5 / @16", "BM25", "exact", "F1", "holds"],
                         [[r["set"], f"{r['kind']} ({r['questions']})", ranks(r.get("recall")), ranks(r.get("bm25")), r["exact"], r["f1"], r["holds"]]
@@ -186,6 +191,15 @@ def main() -> None:
         parts += ["## What it is worth: 64K tokens of the world\n",
                   table(["way", "questions", "exact", "F1", "all documents read"],
                         [[r["way"], f"{r['kind']} ({r['questions']})", r["exact"], r["f1"], r["fetched_all"]] for r in ablation])]
+    loss_rows = []
+    for way in ("with", "without"):
+        for row in load(args.raw, f"{way}-auxiliary-loss.json") or ():
+            loss_rows += [[f"{way} auxiliary loss", f"{kind} ({e['questions']})", ranks(e.get("recall")), e.get("exact"), e.get("f1")]
+                          for kind, e in row["kinds"].items()]
+    if loss_rows:
+        parts += ["## Without the auxiliary loss\n", "Two short trainings that differ in it alone, from a model whose router was made "
+                  "untrained again; 64K tokens.\n",
+                  table(["training", "questions", "recall@1 / @5 / @16", "exact", "F1"], loss_rows)]
     (args.out / "default-model.md").write_text("\n".join(parts))
     print(f"{args.out}/default-model.md written")
 
