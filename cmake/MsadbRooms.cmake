@@ -34,4 +34,8 @@ function(msadb_test)
     MSADB_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data" MSADB_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${T_NAME} COMMAND ${T_NAME} ${T_ARGS})
   set_tests_properties(${T_NAME} PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}")
+  if("thread" IN_LIST MSADB_SANITIZE)
+    set_property(TEST ${T_NAME} PROPERTY ENVIRONMENT OMP_THREAD_LIMIT=1
+      "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp ignore_noninstrumented_modules=1")
+  endif()
 endfunction()
