@@ -61,7 +61,11 @@ Status DatabaseImpl::Compact() {
   return Guard([&]() -> Status {
     MSADB_RETURN_IF_ERROR(CheckWritable(engine_));
     MSADB_RETURN_IF_ERROR(DeleteExpired());
+    // Waits for commits under way, so that what they deleted is out of the cache too, also when it
+    // was the upkeep thread that deleted it.
     for (const auto& state : OpenStates()) MSADB_RETURN_IF_ERROR(state->CompactIndex());
+    // What questions in progress have pinned is overwritten when they end, which Purge waits for:
+    // they hold a snapshot.
     engine_.cache->Scrub();
     for (int tries = 1;; ++tries) {
       MSADB_ASSIGN_OR_RETURN(const storage::PurgeReport report, engine_.store->Purge());

@@ -200,8 +200,19 @@ class BlockCacheCore : public std::enable_shared_from_this<BlockCacheCore> {
   }
 
   void Unpin(BlockEntry* entry) {
-    const std::lock_guard lock(mutex_);
-    UnpinLocked(entry);
+    std::unique_lock lock(mutex_);
+    assert(entry->pins > 0);
+    if (--entry->pins > 0 || entry->cached) return;
+    // The part may have been deleted, and the Scrub that was to remove its bytes may have come
+    // while they were pinned. Nothing leads to the entry any more, so the lock is not needed for
+    // this.
+    lock.unlock();
+    for (const uint32_t slot : entry->slots) std::memset(Slot(slot), 0, slot_bytes_);
+    lock.lock();
+    for (const uint32_t slot : entry->slots) dirty_[slot] = false;
+    FreeSlots(entry);
+    lock.unlock();
+    delete entry;
   }
 
   size_t slot_bytes() const { return slot_bytes_; }
@@ -437,7 +448,8 @@ class BlockCacheCore : public std::enable_shared_from_this<BlockCacheCore> {
     entry->cached = true;
   }
 
-  // Takes a cached entry out; its memory goes when nobody has it pinned.
+  // Takes a cached entry out. When nobody has it pinned its slots are free at once, with their
+  // bytes in them; else the last pin frees them.
   void Remove(BlockEntry* entry) {
     ListOf(entry->queue).erase(entry->position);
     SlotsOf(entry->queue) -= entry->slots.size();
@@ -450,13 +462,6 @@ class BlockCacheCore : public std::enable_shared_from_this<BlockCacheCore> {
     }
   }
 
-  void UnpinLocked(BlockEntry* entry) {
-    assert(entry->pins > 0);
-    if (--entry->pins > 0 || entry->cached) return;
-    FreeSlots(entry);
-    delete entry;
-  }
-
   void Work() {
     std::unique_lock lock(mutex_);
     while (true) {
@@ -464,23 +469,24 @@ class BlockCacheCore : public std::enable_shared_from_this<BlockCacheCore> {
       if (stopping_) return;
       Job job = std::move(jobs_.front());
       jobs_.pop_front();
+      BlockHandle handle;
       if (Find(job.key) == nullptr && !fills_.contains(job.key)) {
         try {
-          Result<BlockHandle> handle = Read(job.key, job.snapshot.get(), 0, lock);
-          if (handle.ok()) {
+          Result<BlockHandle> read = Read(job.key, job.snapshot.get(), 0, lock);
+          if (read.ok()) {
             ++stats_.prefetches;
-            BlockEntry* entry = handle->entry_;
+            handle = std::move(*read);
             // One who waited for this read has made the use it was for.
-            entry->unread = entry->pins == 1;
-            handle->entry_ = nullptr;
-            UnpinLocked(entry);
+            handle.entry_->unread = handle.entry_->pins == 1;
           }
         } catch (const std::bad_alloc&) {
           if (!lock.owns_lock()) lock.lock();
         }
       }
-      // The last owner of a snapshot may close the store; not under our lock.
+      // A handle takes our lock to unpin, and the last owner of a snapshot may close the store. In
+      // this order, so that nothing is pinned any more once the snapshot is seen to be gone.
       lock.unlock();
+      handle = BlockHandle();
       job.snapshot.reset();
       lock.lock();
     }

@@ -14,6 +14,19 @@
 // is larger than the slab, the handle owns private memory instead: the answer is the same, only
 // uncached.
 //
+// Deleted parts: once Erase has returned, called after the commit that deleted the part, the cache
+// does not have it and never gets it again. A read under way is found by Erase and not kept; a
+// later one, through an old snapshot, sees in the store that the part is deleted and goes to
+// private memory. The slab then holds its bytes in two places at most:
+//   - in slots that handles still pin; zeros are written over them when the last of these goes;
+//   - in free slots; zeros are written over those by the next Scrub.
+// So after Erase, Scrub, and the end of every handle of the part, in any order of the last two, no
+// byte of it is in the slab. Private memory is freed as it is, like the buffers RocksDB reads into.
+// db/ calls Erase before a delete is acknowledged (db/commit.cc, db/collection_state.cc), and no
+// handle there outlives the snapshot it was read through (db/memory_bank.h; Prefetch keeps to that
+// too). Hence Compact: Scrub, then a Purge that is complete only without snapshots that still see
+// what was deleted (db/upkeep.cc).
+//
 // Threads: everything may be called from any thread. Concurrent misses of one part read it once.
 #ifndef MSADB_STORAGE_BLOCK_CACHE_H_
 #define MSADB_STORAGE_BLOCK_CACHE_H_
@@ -50,7 +63,7 @@ struct BlockCacheOptions {
 
 struct BlockCacheStats {
   uint64_t capacity_bytes = 0;
-  uint64_t used_bytes = 0;  // slots of entries, pinned ones included
+  uint64_t used_bytes = 0;  // slots of entries, of handles to erased parts, and of reads under way
   uint64_t entries = 0;
   uint64_t hits = 0;        // Get found the part, or joined a read under way
   uint64_t misses = 0;      // Get read it from the store
@@ -112,12 +125,12 @@ class BlockCache {
   void Prefetch(CollectionId collection, std::span<const Number> numbers,
                 std::shared_ptr<const Snapshot> snapshot = nullptr);
 
-  // Forgets a part or a collection. Call it after the commit that deleted it: reads under way are
-  // then not kept, and later reads through an old snapshot go uncached.
+  // Forgets a part or a collection for good. Call it after the commit that deleted it and before
+  // anyone is told of that. What is not deleted in the store may be back at once: by a Get, or by a
+  // Prefetch that was queued before.
   void Erase(CollectionId collection, Number number);
   void EraseCollection(CollectionId collection);
-  // Overwrites the free slots with zeros, so that no deleted bytes stay in memory (but pinned
-  // ones).
+  // Overwrites the free slots with zeros. Pinned ones follow by themselves; see the top.
   void Scrub();
 
   BlockCacheStats Stats() const;

@@ -468,6 +468,21 @@ TEST_F(CollectionTest, SnapshotsDoNotChange) {
   EXPECT_FALSE(stats.index_loaded);
 }
 
+TEST_F(CollectionTest, ASnapshotsReaderBringsNoDeletedContentBack) {
+  const DocumentId gone = Insert(Doc("apple one"));
+  ASSERT_OK(notes_->Ask("apple one"));  // its content is in the cache
+  ASSERT_OK_AND(auto snapshot, notes_->TakeSnapshot());
+  ASSERT_OK(notes_->Delete(gone));
+  ASSERT_OK_AND(const Answer answer, snapshot->Ask("apple one"));
+  ASSERT_EQ(answer.citations.size(), 1u);
+  EXPECT_EQ(answer.citations[0].id, gone);
+  EXPECT_CODE(db_->Compact(), StatusCode::kFailedPrecondition);
+  snapshot.reset();
+  ASSERT_OK(db_->Compact());  // and no read ahead of a question is under way any more
+  ASSERT_OK_AND(const DatabaseStats stats, db_->Stats());
+  EXPECT_EQ(stats.block_cache_bytes, 0u);
+}
+
 TEST_F(CollectionTest, RefusesBadInputAndChangesNothing) {
   const uint64_t encoded = FakeDocumentsEncoded();
   Options small = TestOptions();

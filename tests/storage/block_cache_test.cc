@@ -1,10 +1,14 @@
 #include "storage/block_cache.h"
 
 #include <gtest/gtest.h>
+#include <rocksdb/file_system.h>
 
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
+#include "storage/store_hooks.h"
 #include "testing.h"
 
 namespace msadb::storage {
@@ -20,6 +24,98 @@ std::string BytesOf(const BlockHandle& handle) {
   }
   return bytes;
 }
+
+// A slab that the test can look into, also when the cache is gone.
+class OpenSlab {
+ public:
+  SlabAllocator Allocator() {
+    return {.allocate =
+                [this](size_t bytes) {
+                  memory_.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
+                  bytes_ = bytes;
+                  std::fill_n(memory_.get(), bytes, '\0');
+                  return memory_.get();
+                },
+            .deallocate = [](void*, size_t) {}};
+  }
+  // Only while nobody writes to it: no read is under way.
+  bool Holds(std::string_view bytes) const { return view().find(bytes) != std::string_view::npos; }
+  bool IsZero() const { return view().find_first_not_of('\0') == std::string_view::npos; }
+
+ private:
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  std::string_view view() const { return {memory_.get(), bytes_}; }
+  std::unique_ptr<char, Free> memory_;
+  size_t bytes_ = 0;
+};
+
+// Where readers of blob files stop while it is closed.
+class Gate {
+ public:
+  void Close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    arrived_ = 0;
+  }
+  void Open() {
+    const std::lock_guard lock(mutex_);
+    closed_ = false;
+    changed_.notify_all();
+  }
+  void Pass() {
+    std::unique_lock lock(mutex_);
+    ++arrived_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !closed_; });
+  }
+  void AwaitArrival() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return arrived_ > 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool closed_ = false;
+  int arrived_ = 0;  // since it was closed
+};
+
+class GatedFile : public rocksdb::FSRandomAccessFileOwnerWrapper {
+ public:
+  GatedFile(std::unique_ptr<rocksdb::FSRandomAccessFile> file, Gate* gate)
+      : FSRandomAccessFileOwnerWrapper(std::move(file)), gate_(*gate) {}
+  rocksdb::IOStatus Read(uint64_t offset, size_t size, const rocksdb::IOOptions& options,
+                         rocksdb::Slice* result, char* scratch,
+                         rocksdb::IODebugContext* debug) const override {
+    gate_.Pass();
+    return target()->Read(offset, size, options, result, scratch, debug);
+  }
+
+ private:
+  Gate& gate_;
+};
+
+class GatedFileSystem : public rocksdb::FileSystemWrapper {
+ public:
+  explicit GatedFileSystem(Gate* gate)
+      : FileSystemWrapper(rocksdb::FileSystem::Default()), gate_(gate) {}
+  const char* Name() const override { return "GatedFileSystem"; }
+  rocksdb::IOStatus NewRandomAccessFile(const std::string& path,
+                                        const rocksdb::FileOptions& options,
+                                        std::unique_ptr<rocksdb::FSRandomAccessFile>* file,
+                                        rocksdb::IODebugContext* debug) override {
+    const rocksdb::IOStatus s = target()->NewRandomAccessFile(path, options, file, debug);
+    if (s.ok() && path.ends_with(".blob")) {
+      *file = std::make_unique<GatedFile>(std::move(*file), gate_);
+    }
+    return s;
+  }
+
+ private:
+  Gate* const gate_;
+};
 
 class BlockCacheTest : public ::testing::Test {
  protected:
@@ -37,17 +133,39 @@ class BlockCacheTest : public ::testing::Test {
     }
     ASSERT_OK(store_->Commit(std::move(set)));
   }
-  std::unique_ptr<BlockCache> MakeCache(size_t slots, unsigned fill_threads = 0) {
+  // Documents of kGatedChunks chunks, in a store opened anew: their blocks are in a blob file now,
+  // whose readers gate_ stops. Whether a part exists is read from other files.
+  void FillBehindGate(size_t documents) {
+    Fill(documents, kGatedChunks);
+    store_.reset();
+    StoreOptions options = SmallOptions();
+    options.hooks = std::make_shared<StoreHooks>();
+    options.hooks->file_system = std::make_shared<GatedFileSystem>(&gate_);
+    const auto store = Store::Open(folder_ / "db", options);
+    ASSERT_OK(store);
+    store_ = *store;
+    const auto stats = store_->Stats();
+    ASSERT_OK(stats);
+    uint64_t blob_bytes = 0;
+    for (const ColumnFamilyStats& family : stats->column_families) blob_bytes += family.blob_bytes;
+    ASSERT_GE(blob_bytes, documents * kGatedChunks * kSlotBytes);
+  }
+  std::unique_ptr<BlockCache> MakeCache(size_t slots, unsigned fill_threads = 0,
+                                        SlabAllocator allocator = {}) {
     BlockCacheOptions options;
     options.bytes = slots * kSlotBytes + kSlotBytes / 2;
     options.shape = kShape;
     options.fill_threads = fill_threads;
+    options.allocator = std::move(allocator);
     auto cache = BlockCache::Create(store_, options);
     EXPECT_TRUE(cache.ok()) << cache.status().ToString();
     return cache.ok() ? std::move(*cache) : nullptr;
   }
 
+  static constexpr uint32_t kGatedChunks = 100;  // more than is kept outside blob files
+
   TempFolder folder_;
+  Gate gate_;  // outlives the store
   std::shared_ptr<Store> store_;
   CollectionId notes_ = 0;
 };
@@ -255,29 +373,102 @@ TEST_F(BlockCacheTest, DeletedDocumentsDoNotComeBackThroughASnapshot) {
 
 TEST_F(BlockCacheTest, ScrubLeavesNoDeletedBytes) {
   Fill(2);
-  std::byte* slab = nullptr;
-  BlockCacheOptions options;
-  options.bytes = 10 * kSlotBytes;
-  options.shape = kShape;
-  options.allocator.allocate = [&](size_t bytes) {
-    slab = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
-    std::fill(slab, slab + bytes, std::byte{0});
-    return slab;
-  };
-  options.allocator.deallocate = [](void* memory, size_t) { std::free(memory); };
-  const auto cache = BlockCache::Create(store_, options);
-  ASSERT_OK(cache);
-  ASSERT_OK((*cache)->Get(notes_, 1));
-  ASSERT_OK((*cache)->Get(notes_, 2));
-  (*cache)->Erase(notes_, 1);
-  const auto in_slab = [&](const std::string& bytes) {
-    return std::string_view(reinterpret_cast<const char*>(slab), options.bytes).find(bytes) !=
-           std::string_view::npos;
-  };
-  EXPECT_TRUE(in_slab(MakePart(1, 1).blocks.substr(0, kSlotBytes)));
-  (*cache)->Scrub();
-  EXPECT_FALSE(in_slab(MakePart(1, 1).blocks.substr(0, 16)));
-  EXPECT_TRUE(in_slab(MakePart(2, 2).blocks.substr(0, kSlotBytes)));
+  OpenSlab slab;
+  const auto cache = MakeCache(10, 0, slab.Allocator());
+  ASSERT_OK(cache->Get(notes_, 1));
+  ASSERT_OK(cache->Get(notes_, 2));
+  ASSERT_OK(Delete(*store_, notes_, 1));
+  cache->Erase(notes_, 1);
+  EXPECT_TRUE(slab.Holds(MakePart(1, 1).blocks.substr(0, kSlotBytes)));
+  cache->Scrub();
+  EXPECT_FALSE(slab.Holds(MakePart(1, 1).blocks.substr(0, 16)));
+  EXPECT_TRUE(slab.Holds(MakePart(2, 2).blocks.substr(0, kSlotBytes)));
+}
+
+TEST_F(BlockCacheTest, DeletedBytesPinnedDuringAScrubGoWithTheLastHandle) {
+  Fill(1);
+  OpenSlab slab;
+  const auto cache = MakeCache(10, 0, slab.Allocator());
+  auto first = cache->Get(notes_, 1);
+  ASSERT_OK(first);
+  auto last = cache->Get(notes_, 1);
+  ASSERT_OK(last);
+  ASSERT_OK(Delete(*store_, notes_, 1));
+  cache->Erase(notes_, 1);
+  cache->Scrub();
+  *first = BlockHandle();
+  EXPECT_EQ(BytesOf(*last), MakePart(1, 1).blocks);
+  *last = BlockHandle();
+  EXPECT_TRUE(slab.IsZero());
+  EXPECT_EQ(cache->Stats().used_bytes, 0u);
+}
+
+// The read has seen that the part exists and is about to read its blocks; then everything happens
+// that takes a part away; then it gets them.
+TEST_F(BlockCacheTest, AReadUnderWayAtTheDeleteLeavesNothing) {
+  FillBehindGate(4);
+  Number n = 0;
+  for (const bool prefetch : {false, true}) {
+    for (const bool through_snapshot : {false, true}) {
+      SCOPED_TRACE(::testing::Message()
+                   << "prefetch " << prefetch << " snapshot " << through_snapshot);
+      ++n;
+      OpenSlab slab;
+      auto cache = MakeCache(2 * kGatedChunks, 1, slab.Allocator());
+      std::shared_ptr<const Snapshot> snapshot;
+      if (through_snapshot) {
+        const auto taken = store_->TakeSnapshot();
+        ASSERT_OK(taken);
+        snapshot = *taken;
+      }
+      gate_.Close();
+      Result<BlockHandle> handle = Status::Internal("not read");
+      std::thread reader;
+      if (prefetch) {
+        cache->Prefetch(notes_, {&n, 1}, snapshot);
+      } else {
+        reader = std::thread([&] { handle = cache->Get(notes_, n, snapshot.get()); });
+      }
+      gate_.AwaitArrival();
+      EXPECT_OK(Delete(*store_, notes_, n));
+      cache->Erase(notes_, n);
+      cache->Scrub();
+      gate_.Open();
+      if (prefetch) {
+        while (cache->Stats().prefetches == 0) std::this_thread::yield();
+        EXPECT_EQ(cache->Stats().entries, 0u);
+      } else {
+        reader.join();
+        ASSERT_OK(handle);
+        EXPECT_EQ(BytesOf(*handle), MakePart(n, n, kGatedChunks).blocks);
+        EXPECT_EQ(cache->Stats().entries, 0u);
+        *handle = BlockHandle();
+        EXPECT_EQ(cache->Stats().used_bytes, 0u);
+      }
+      cache.reset();  // waits for the fill thread
+      EXPECT_TRUE(slab.IsZero());
+    }
+  }
+}
+
+TEST_F(BlockCacheTest, PrefetchesQueuedBeforeADropLeaveNothing) {
+  FillBehindGate(3);
+  OpenSlab slab;
+  auto cache = MakeCache(4 * kGatedChunks, 1, slab.Allocator());
+  auto snapshot = store_->TakeSnapshot();
+  ASSERT_OK(snapshot);
+  gate_.Close();
+  const std::vector<Number> numbers{1, 2, 3};  // one under way, two waiting for the only thread
+  cache->Prefetch(notes_, numbers, *snapshot);
+  gate_.AwaitArrival();
+  EXPECT_OK(store_->DropCollection(notes_));
+  cache->EraseCollection(notes_);
+  cache->Scrub();
+  gate_.Open();
+  while (cache->Stats().prefetches < numbers.size()) std::this_thread::yield();
+  EXPECT_EQ(cache->Stats().entries, 0u);
+  cache.reset();
+  EXPECT_TRUE(slab.IsZero());
 }
 
 TEST_F(BlockCacheTest, PrefetchMakesHits) {
@@ -342,7 +533,8 @@ TEST_F(BlockCacheTest, ReadersDeletersAndPrefetchersTogether) {
   const uint64_t seed = TestSeed();
   constexpr Number kDocuments = 200;
   Fill(kDocuments);
-  const auto cache = MakeCache(60, 2);
+  OpenSlab slab;
+  const auto cache = MakeCache(60, 2, slab.Allocator());
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> reads{0};
   std::vector<std::thread> threads;
@@ -377,9 +569,24 @@ TEST_F(BlockCacheTest, ReadersDeletersAndPrefetchersTogether) {
   while (reads < 1000) std::this_thread::yield();
   stop = true;
   for (std::thread& thread : threads) thread.join();
+  // What the readers wanted prefetched is still being read: each of these holds a snapshot.
+  const auto open_snapshots = [&] {
+    const auto stats = store_->Stats();
+    EXPECT_OK(stats);
+    return stats.ok() ? stats->open_snapshots : 0;
+  };
+  while (open_snapshots() > 0) std::this_thread::yield();
   for (Number n = 1; n <= kDocuments; n += 2) {
     EXPECT_ERROR(cache->Get(notes_, n), kNotFound, "");
   }
+  cache->Scrub();
+  for (Number n = 1; n <= kDocuments; n += 2) {
+    const std::string blocks = MakePart(n, n).blocks;
+    for (size_t at = 0; at < blocks.size(); at += 16) {
+      EXPECT_FALSE(slab.Holds(blocks.substr(at, 16))) << n << " seed " << seed;
+    }
+  }
+  EXPECT_EQ(cache->Stats().used_bytes, cache->Stats().entries * 2 * kSlotBytes);
   cache->EraseCollection(notes_);
   EXPECT_EQ(cache->Stats().used_bytes, 0u);
 }
