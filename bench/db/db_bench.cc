@@ -27,6 +27,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <latch>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -178,13 +179,16 @@ void CheckHits(const std::vector<SearchHit>& hits, size_t documents) {
 void BenchBusy(const Settings& settings, Collection& collection, size_t n_documents) {
   std::vector<double> search_ms, insert_ms, delete_ms;
   {
+    std::latch searched(1);  // a memory can be written to sooner than the other thread starts
     std::jthread searching([&](const std::stop_token& stop) {
-      while (!stop.stop_requested()) {
+      do {
         std::vector<SearchHit> hits;
         search_ms.push_back(Milliseconds([&] { hits = Value(collection.Search("query")); }));
         CheckHits(hits, n_documents);
-      }
+        if (search_ms.size() == 1) searched.count_down();
+      } while (!stop.stop_requested());
     });
+    searched.wait();
     for (int i = 0; i < 2 * settings.repeat; ++i) {
       DocumentId id = 0;
       insert_ms.push_back(
