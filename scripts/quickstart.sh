@@ -29,7 +29,7 @@ ask "What is the dog called?"
 cat << 'END'
 
 == Your turn
-  ./msadb ask build/quickstart "Which wine goes into the mushroom risotto?"
+  ./msadb ask build/quickstart "When does the book club meet?"
   ./msadb search build/quickstart "money for travel" -k 3
   ./msadb insert build/quickstart "The parcel is with the neighbours at number 14."
   ./msadb ask build/quickstart "Where is the parcel?" --trace
