@@ -311,7 +311,9 @@ class RandomTransactions {
     const DocumentId id = RandomId(*oracle);
     const auto got = target.Get(id);
     ASSERT_EQ(got.ok(), oracle->contains(id));
-    if (got.ok()) ASSERT_EQ(got->text, oracle->at(id).text);
+    if (got.ok()) {
+      ASSERT_EQ(got->text, oracle->at(id).text);
+    }
   }
 
   void SingleOperation() { Operate(*notes_, &oracle_); }

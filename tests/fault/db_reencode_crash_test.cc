@@ -126,7 +126,9 @@ TEST_F(ReencodeCrashTest, TheOldOrTheNewDatabaseIsThereWhole) {
     const int status = Run(1 - model, delay);
     ASSERT_TRUE(status == SIGKILL || status == 0) << "the child failed by itself: " << status;
     ASSERT_NO_FATAL_FAILURE(Check(&model));
-    if (status == 0) ASSERT_NE(model, before);
+    if (status == 0) {
+      ASSERT_NE(model, before);
+    }
     (model == before ? old_left : new_left) += 1;
   }
   std::printf("%d kills: %d left the old database, %d the new one; seed %llu\n", kills, old_left,
