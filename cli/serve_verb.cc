@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "cli/interrupt.h"
@@ -104,6 +105,17 @@ Result<std::unique_ptr<server::TokenStore>> OpenTokens(const TokenFileArgs& args
   return server::TokenStore::Open(path);
 }
 
+void LogLine(std::string_view line) {
+  std::string bytes(line);
+  bytes.push_back('\n');
+  std::fwrite(bytes.data(), 1, bytes.size(), stderr);  // one call, so lines stay whole
+}
+
+std::function<void(std::string_view)> LogOf(const ServeArgs& args) {
+  if (args.no_log) return {};
+  return LogLine;
+}
+
 Result<std::unique_ptr<server::WireServer>> StartBinaryPort(
     const ServeArgs& args, const ListenAddress& listen, const std::shared_ptr<Database>& database,
     server::TokenStore* tokens, server::Admission* admission) {
@@ -117,18 +129,13 @@ Result<std::unique_ptr<server::WireServer>> StartBinaryPort(
   return server::StartWireServer(options, {.database = database,
                                            .tokens = tokens,
                                            .admission = admission,
-                                           .limits = MakeOptions(args, Access::kWrite).limits});
+                                           .limits = MakeOptions(args, Access::kWrite).limits,
+                                           .log = LogOf(args)});
 }
 
 std::string HostAndPort(const ListenAddress& listen, uint16_t port) {
   const bool is_v6 = listen.address.find(':') != std::string::npos;
   return (is_v6 ? "[" + listen.address + "]" : listen.address) + ":" + std::to_string(port);
-}
-
-void LogLine(std::string_view line) {
-  std::string bytes(line);
-  bytes.push_back('\n');
-  std::fwrite(bytes.data(), 1, bytes.size(), stderr);  // one call, so lines stay whole
 }
 
 Result<int> Serve(const ServeArgs& args, Printer& out) {
@@ -152,10 +159,24 @@ Result<int> Serve(const ServeArgs& args, Printer& out) {
   lanes.queued_max = {4 * args.queue, args.queue};
   lanes.queued_per_collection_max = std::max<size_t>(1, args.queue / 2);
   server::Admission admission(lanes);
+  // Long enough for calls to end by themselves, then to be stopped, before the process is ended.
+  InterruptScope interrupt(2 * drain_time + std::chrono::seconds(10));
+  std::atomic<bool> stopping{false};
+  const std::stop_callback on_stop(interrupt.token(), [&] {
+    stopping = true;
+    stopping.notify_all();
+  });
+  // Before the HTTP port, which tells of it in /metrics.
+  std::unique_ptr<server::WireServer> binary;
+  if (!args.binary_listen.empty()) {
+    MSADB_ASSIGN_OR_RETURN(
+        binary, StartBinaryPort(args, binary_listen, database, tokens.get(), &admission));
+  }
   server::HttpServiceOptions service_options;
   service_options.hosts = args.hosts;
   service_options.call_time_max = call_time;
-  if (!args.no_log) service_options.log = LogLine;
+  service_options.log = LogOf(args);
+  if (binary) service_options.wire_stats = [&] { return binary->stats(); };
   server::HttpService service(database, tokens.get(), &admission, std::move(service_options));
   server::HttpServerOptions http;
   http.address = listen.address;
@@ -164,19 +185,7 @@ Result<int> Serve(const ServeArgs& args, Printer& out) {
   http.tls_key = args.key;
   http.connections_max = args.connections;
 
-  // Long enough for calls to end by themselves, then to be stopped, before the process is ended.
-  InterruptScope interrupt(2 * drain_time + std::chrono::seconds(10));
-  std::atomic<bool> stopping{false};
-  const std::stop_callback on_stop(interrupt.token(), [&] {
-    stopping = true;
-    stopping.notify_all();
-  });
   MSADB_ASSIGN_OR_RETURN(const auto server, server::HttpServer::Start(&service, http));
-  std::unique_ptr<server::WireServer> binary;
-  if (!args.binary_listen.empty()) {
-    MSADB_ASSIGN_OR_RETURN(
-        binary, StartBinaryPort(args, binary_listen, database, tokens.get(), &admission));
-  }
   const std::string url = (args.certificate.empty() ? "http://" : "https://") +
                           HostAndPort(listen, server->port()) + "/";
   if (out.json()) {

@@ -38,6 +38,14 @@ constexpr size_t kReadBytes = 32u << 10;
 constexpr size_t kLingerBytesMax = 1u << 20;
 constexpr std::chrono::milliseconds kLingerTime{2000};
 
+// An IPv4 peer of a socket that listens for IPv6 too is itself, not "::ffff:192.0.2.1".
+std::string AddressText(const asio::ip::address& address) {
+  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+    return asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6()).to_string();
+  }
+  return address.to_string();
+}
+
 class SessionBase {
  public:
   virtual ~SessionBase() = default;
@@ -187,8 +195,10 @@ class Session : public SessionBase,
   }
 
   void Open() {
-    error_code ignored;
-    socket().set_option(Tcp::no_delay(true), ignored);
+    error_code error;
+    socket().set_option(Tcp::no_delay(true), error);
+    const auto remote = socket().remote_endpoint(error);
+    if (!error) remote_address_ = AddressText(remote.address());
     if constexpr (kSecure) {
       SetDeadline(options_.handshake_time);
       stream_.async_handshake(asio::ssl::stream_base::server,
@@ -314,9 +324,7 @@ class Session : public SessionBase,
     head.secure = kSecure;
     error_code error;
     const auto local = socket().local_endpoint(error);
-    if (!error) head.local_address = local.address().to_string();
-    const auto remote = socket().remote_endpoint(error);
-    if (!error) remote_address_ = remote.address().to_string();
+    if (!error) head.local_address = AddressText(local.address());
     head.remote_address = remote_address_;
 
     auto admitted = service_.Admit(head);
@@ -383,9 +391,7 @@ class Session : public SessionBase,
     service_.Serve(call_, this->shared_from_this());
   }
 
-  bool KeepAlive() const {
-    return keep_alive_ && client_keeps_alive_ && !connections_->stopping;
-  }
+  bool KeepAlive() const { return keep_alive_ && client_keeps_alive_ && !connections_->stopping; }
 
   void SendWhole(HttpReply reply) {
     if (phase_ == Phase::kClosed) return;
@@ -517,7 +523,8 @@ class Session : public SessionBase,
 class HttpServerImpl : public HttpServer {
  public:
   HttpServerImpl(HttpService* service, const HttpServerOptions& options)
-      : connections_(std::make_shared<Connections>(service, options)), acceptor_(asio::make_strand(io_)) {}
+      : connections_(std::make_shared<Connections>(service, options)),
+        acceptor_(asio::make_strand(io_)) {}
   ~HttpServerImpl() override { Stop(std::chrono::milliseconds(0)); }
 
   Status Listen() {
@@ -525,8 +532,7 @@ class HttpServerImpl : public HttpServer {
     error_code error;
     const auto address = asio::ip::make_address(options.address, error);
     if (error) {
-      return Status::InvalidArgument("'" + options.address +
-                                     "' is not an IP address to listen on");
+      return Status::InvalidArgument("'" + options.address + "' is not an IP address to listen on");
     }
     if (!options.tls_certificate.empty()) MSADB_RETURN_IF_ERROR(LoadCertificate());
     const Tcp::endpoint endpoint(address, options.port);
@@ -593,21 +599,21 @@ class HttpServerImpl : public HttpServer {
   }
 
   void Accept() {
-    acceptor_.async_accept(asio::make_strand(io_), [this](const error_code& error,
-                                                         Tcp::socket socket) {
-      if (!acceptor_.is_open()) return;
-      if (!error) {
-        Welcome(std::move(socket));
-      } else if (error == asio::error::no_descriptors || error == asio::error::no_memory) {
-        // Trying again at once would spin until a connection ends.
-        pause_.expires_after(std::chrono::milliseconds(50));
-        pause_.async_wait([this](const error_code& cancelled) {
-          if (!cancelled) Accept();
+    acceptor_.async_accept(
+        asio::make_strand(io_), [this](const error_code& error, Tcp::socket socket) {
+          if (!acceptor_.is_open()) return;
+          if (!error) {
+            Welcome(std::move(socket));
+          } else if (error == asio::error::no_descriptors || error == asio::error::no_memory) {
+            // Trying again at once would spin until a connection ends.
+            pause_.expires_after(std::chrono::milliseconds(50));
+            pause_.async_wait([this](const error_code& cancelled) {
+              if (!cancelled) Accept();
+            });
+            return;
+          }
+          Accept();
         });
-        return;
-      }
-      Accept();
-    });
   }
 
   void Welcome(Tcp::socket socket) {

@@ -29,7 +29,7 @@ std::string_view WithoutPort(std::string_view host) {
 }
 
 bool IsLoopback(std::string_view address) {
-  return address.starts_with("127.") || address == "::1" || address == "::ffff:127.0.0.1";
+  return address.starts_with("127.") || address == "::1";
 }
 
 std::string_view BearerToken(std::string_view authorization) {
@@ -48,12 +48,10 @@ bool IsJson(std::string_view content_type) {
 }
 
 const char* ErrorType(StatusCode code) {
-  switch (HttpStatusOf(code) / 100) {
-    case 5:
-      return "server_error";
-    default:
-      return code == StatusCode::kPermissionDenied ? "permission_error" : "invalid_request_error";
-  }
+  if (code == StatusCode::kPermissionDenied) return "permission_error";
+  // A method or a field that is not there is the caller's mistake, though its HTTP status is 501.
+  if (code == StatusCode::kUnsupported) return "invalid_request_error";
+  return HttpStatusOf(code) >= 500 ? "server_error" : "invalid_request_error";
 }
 
 Principal Anyone() { return Principal("anyone", {{std::string(kEveryCollection), Right::kAdmin}}); }
@@ -125,8 +123,8 @@ HttpReply ErrorReply(const Status& status) {
 }
 
 HttpReply UnauthorizedReply() {
-  HttpReply reply = ErrorReply(
-      Status::PermissionDenied("no valid token; send \"Authorization: Bearer TOKEN\""));
+  HttpReply reply =
+      ErrorReply(Status::PermissionDenied("no valid token; send \"Authorization: Bearer TOKEN\""));
   reply.status = 401;
   reply.fields.emplace_back("WWW-Authenticate", "Bearer");
   return reply;
@@ -229,8 +227,8 @@ void HttpService::Serve(std::shared_ptr<Call> call, std::shared_ptr<Exchange> ex
     return;
   }
   const auto collection = call->path.find("collection");
-  Run(call, exchange, collection == call->path.end() ? "" : collection->second,
-      LaneOf(route.where), work);
+  Run(call, exchange, collection == call->path.end() ? "" : collection->second, LaneOf(route.where),
+      work);
 }
 
 void HttpService::Run(std::shared_ptr<Call> call, std::shared_ptr<Exchange> exchange,

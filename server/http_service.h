@@ -30,6 +30,8 @@ struct HttpServiceOptions {
   size_t body_bytes_in_flight_max = 512u << 20;
   // Takes one line, without line feed. May be called from several threads. Empty: no log.
   std::function<void(std::string_view line)> log;
+  // Of the binary port, for /metrics. Empty: there is none.
+  std::function<WireStats()> wire_stats;
 };
 
 // What a request came to, for log and metrics.

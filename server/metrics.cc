@@ -36,7 +36,8 @@ void Metrics::CountBytes(uint64_t received, uint64_t sent) {
   bytes_sent_ += sent;
 }
 
-std::string Metrics::Text(const AdmissionStats& admission, const DatabaseStats& database) const {
+std::string Metrics::Text(const AdmissionStats& admission, const DatabaseStats& database,
+                          const WireStats* wire) const {
   std::string text;
   {
     std::lock_guard lock(mutex_);
@@ -77,6 +78,25 @@ std::string Metrics::Text(const AdmissionStats& admission, const DatabaseStats& 
       tokens_refused.load());
   add("msadb_http_received_bytes_total", "counter", "Bodies received.", bytes_received_.load());
   add("msadb_http_sent_bytes_total", "counter", "Bodies sent.", bytes_sent_.load());
+
+  if (wire != nullptr) {
+    add("msadb_binary_connections", "gauge", "Open connections of the binary port.",
+        wire->connections);
+    add("msadb_binary_connections_total", "counter", "Connections accepted.",
+        wire->connections_accepted);
+    add("msadb_binary_connections_cut_total", "counter",
+        "Connections ended for a deadline, a limit, a token or bytes that are no protocol.",
+        wire->connections_cut);
+    add("msadb_binary_hellos_refused_total", "counter", "Greetings with a wrong token or version.",
+        wire->hellos_refused);
+    add("msadb_binary_requests_total", "counter", "Requests begun.", wire->requests);
+    add("msadb_binary_request_errors_total", "counter", "Requests answered with an error.",
+        wire->request_errors);
+    add("msadb_binary_requests_active", "gauge", "Requests under way.", wire->requests_active);
+    add("msadb_binary_handles", "gauge", "Open transactions and snapshots.", wire->handles);
+    add("msadb_binary_reply_bytes", "gauge", "Replies that clients have not taken yet.",
+        wire->reply_bytes);
+  }
 
   text +=
       "# HELP msadb_calls_waiting Calls waiting for a worker.\n"

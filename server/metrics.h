@@ -15,6 +15,7 @@
 
 #include "msadb/database.h"
 #include "server/admission.h"
+#include "server/wire_server.h"
 
 namespace msadb::server {
 
@@ -30,13 +31,13 @@ class Metrics {
   std::atomic<uint64_t> connections_timed_out{0};
   std::atomic<uint64_t> tokens_refused{0};
 
-  // The exposition format 0.0.4.
-  std::string Text(const AdmissionStats& admission, const DatabaseStats& database) const;
+  // The exposition format 0.0.4. `wire`: of the binary port; null when there is none.
+  std::string Text(const AdmissionStats& admission, const DatabaseStats& database,
+                   const WireStats* wire = nullptr) const;
 
  private:
-  static constexpr std::array<double, 14> kSeconds = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
-                                                      0.05,   0.1,   0.25,   0.5,   1,    2.5,
-                                                      10,     60};
+  static constexpr std::array<double, 14> kSeconds = {
+      0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60};
   struct Histogram {
     std::array<uint64_t, kSeconds.size() + 1> counts{};
     double seconds = 0;

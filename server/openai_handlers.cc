@@ -87,7 +87,9 @@ Status ReadMessages(const nlohmann::json* messages, ChatRequest* request) {
   for (size_t i = first; i < turns.size(); ++i) {
     const auto& [role, text] = turns[i];
     if (text.empty()) continue;
-    request->context += (role == "assistant" ? "Assistant: " : role == "user" ? "User: " : "") +
+    request->context += (role == "assistant" ? "Assistant: "
+                         : role == "user"    ? "User: "
+                                             : "") +
                         text + "\n";
   }
   return Status::Ok();
@@ -116,11 +118,10 @@ Result<ChatRequest> ReadChatRequest(std::string_view body) {
       .Any("tools", &tools)
       .Any("msadb", &own);
   // They change how an answer is worded, filed or billed elsewhere; here they have no meaning.
-  for (const char* name :
-       {"frequency_penalty", "presence_penalty", "user", "metadata", "store", "stop", "logit_bias",
-        "logprobs", "top_logprobs", "response_format", "service_tier", "parallel_tool_calls",
-        "tool_choice", "reasoning_effort", "safety_identifier", "prompt_cache_key", "verbosity",
-        "modalities"}) {
+  for (const char* name : {"frequency_penalty", "presence_penalty", "user", "metadata", "store",
+                           "stop", "logit_bias", "logprobs", "top_logprobs", "response_format",
+                           "service_tier", "parallel_tool_calls", "tool_choice", "reasoning_effort",
+                           "safety_identifier", "prompt_cache_key", "verbosity", "modalities"}) {
     reader.Ignore(name);
   }
   MSADB_RETURN_IF_ERROR(reader.Done());
@@ -191,9 +192,9 @@ class Completion {
       };
     }
     const std::string question =
-        request_.context.empty() ? request_.question
-                                 : "Conversation so far:\n" + request_.context +
-                                       "\nQuestion: " + request_.question;
+        request_.context.empty()
+            ? request_.question
+            : "Conversation so far:\n" + request_.context + "\nQuestion: " + request_.question;
     const auto answer = collection.Ask(question, options);
     if (!answer.ok()) return Fail(answer.status());
     std::optional<DocumentId> remembered;
@@ -296,10 +297,16 @@ HandlerResult GetModel(HttpService& service, const CallPtr& call, const Exchange
   return std::optional(JsonReply(ModelJson(name)));
 }
 
-HandlerResult CompleteChat(HttpService& service, const CallPtr& call,
-                           const ExchangePtr& exchange) {
-  MSADB_ASSIGN_OR_RETURN(ChatRequest parsed, ReadChatRequest(call->body));
-  auto request = std::make_shared<ChatRequest>(std::move(parsed));
+HandlerResult CompleteChat(HttpService& service, const CallPtr& call, const ExchangePtr& exchange) {
+  auto parsed = ReadChatRequest(call->body);
+  if (parsed.status().code() == StatusCode::kUnsupported) {
+    // OpenAI's clients take 501 for a fault of the server and send the same again.
+    HttpReply refusal = ErrorReply(parsed.status());
+    refusal.status = 400;
+    return std::optional(std::move(refusal));
+  }
+  if (!parsed.ok()) return parsed.status();
+  auto request = std::make_shared<ChatRequest>(std::move(*parsed));
   const Right needed = request->remember ? Right::kWrite : Right::kRead;
   MSADB_RETURN_IF_ERROR(call->principal->CheckCollection(request->model, needed));
   BoundByCall(*call, &request->options);

@@ -89,9 +89,11 @@ HandlerResult GetReady(HttpService& service, const CallPtr&, const ExchangePtr&)
 
 HandlerResult GetMetrics(HttpService& service, const CallPtr&, const ExchangePtr&) {
   MSADB_ASSIGN_OR_RETURN(const DatabaseStats stats, service.database().Stats());
-  return std::optional(
-      HttpReply{.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                .body = service.metrics().Text(service.admission().stats(), stats)});
+  std::optional<WireStats> wire;
+  if (service.options().wire_stats) wire = service.options().wire_stats();
+  return std::optional(HttpReply{
+      .content_type = "text/plain; version=0.0.4; charset=utf-8",
+      .body = service.metrics().Text(service.admission().stats(), stats, wire ? &*wire : nullptr)});
 }
 
 HandlerResult GetStats(HttpService& service, const CallPtr&, const ExchangePtr&) {
@@ -175,8 +177,7 @@ HandlerResult ListDocuments(HttpService& service, const CallPtr& call, const Exc
       break;
     }
   }
-  return std::optional(
-      JsonReply({{"documents", std::move(documents)}, {"next", std::move(next)}}));
+  return std::optional(JsonReply({{"documents", std::move(documents)}, {"next", std::move(next)}}));
 }
 
 HandlerResult InsertDocument(HttpService& service, const CallPtr& call, const ExchangePtr&) {
@@ -279,9 +280,8 @@ Result<Json> ApplyChange(const Call& call, Transaction& transaction, const nlohm
       return Status::InvalidArgument("'" + op + "' takes \"document\" and nothing else");
     }
     MSADB_ASSIGN_OR_RETURN(const NewDocument value, ReadDocument(call, *document));
-    MSADB_ASSIGN_OR_RETURN(
-        const DocumentId made,
-        op == "insert" ? transaction.Insert(value) : transaction.Upsert(value));
+    MSADB_ASSIGN_OR_RETURN(const DocumentId made,
+                           op == "insert" ? transaction.Insert(value) : transaction.Upsert(value));
     return Json(made);
   }
   if (op == "delete") {

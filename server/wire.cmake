@@ -4,5 +4,5 @@ msadb_room(NAME wire_server
     wire_handlers.cc
     wire_server.cc
     wire_session.cc
-  USES access client values db
+  USES access client json_forms values db
   PRIVATE_LIBS Threads::Threads)

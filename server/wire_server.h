@@ -6,8 +6,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "msadb/database.h"
 #include "server/access.h"
@@ -51,6 +53,9 @@ struct WireServices {
   Admission* admission = nullptr;
   Limits limits;               // those of the database, told to clients
   std::string name = "msadb";  // program and version, told to clients
+  // Takes one line, without line feed, for every request and greeting, of the form of the HTTP
+  // port's. May be called from several threads. Empty: no log.
+  std::function<void(std::string_view line)> log = {};
 };
 
 struct WireStats {

@@ -1,7 +1,11 @@
 #include "server/wire_session.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <utility>
+
+#include "msadb/transfer.h"
+#include "server/json_forms.h"
 
 namespace msadb::server {
 namespace {
@@ -19,6 +23,10 @@ constexpr size_t kFrameBytesPerSecond = 64u << 10;
 constexpr std::chrono::seconds kLinger{2};
 constexpr std::chrono::seconds kIdleNotice{5};
 constexpr uint64_t kTimeoutMsMax = 24ull * 3600 * 1000;
+constexpr size_t kClientNameBytesMax = 100;  // of what a client calls itself, in the log
+constexpr char kNoRoute[] = "none";
+constexpr char kHelloRoute[] = "Hello";
+constexpr char kCut[] = "cut";  // instead of a status: the connection ended first
 
 }  // namespace
 
@@ -50,7 +58,11 @@ WireSession::WireSession(WireContextPtr context, std::shared_ptr<wire::Stream> s
       timer_(executor_),
       read_buffer_(kReadBytes),
       hello_deadline_(Clock::now() + context_->options.hello_timeout),
-      idle_since_(Clock::now()) {}
+      idle_since_(Clock::now()) {
+  ErrorCode error;
+  const auto remote = stream_->socket().remote_endpoint(error);
+  if (!error) remote_address_ = remote.address().to_string();
+}
 
 WireSession::~WireSession() = default;
 
@@ -151,6 +163,9 @@ void WireSession::TakeHello(const wire::Frame& frame) {
     return CloseWith(Status::InvalidArgument("the first message must be a Hello"));
   }
   if (hello->token() != nullptr) token_ = hello->token()->str();
+  if (hello->client() != nullptr) {
+    client_name_ = hello->client()->str().substr(0, kClientNameBytesMax);
+  }
   if (context_->services.tokens == nullptr) {
     principal_ = std::make_shared<const Principal>(
         "anyone",
@@ -164,6 +179,7 @@ void WireSession::TakeHello(const wire::Frame& frame) {
     principal_ = std::move(*principal);
   }
   principal_checked_ = Clock::now();
+  Log(kHelloRoute, StatusCodeName(StatusCode::kOk));
   phase_ = Phase::kOpen;
   idle_since_ = Clock::now();
   const WireServerOptions& options = context_->options;
@@ -277,9 +293,15 @@ void WireSession::Submit(const WireRequestPtr& request) {
   if (!status.ok()) SendError(request->number, status);
 }
 
-void WireSession::RequestEnded(uint64_t number) {
+void WireSession::RequestEnded(uint64_t number, StatusCode code) {
   const auto found = active_.find(number);
-  if (found == active_.end()) return;
+  if (found == active_.end()) {
+    // Refused before anything was done; or the connection is gone, and it was logged then.
+    if (phase_ != Phase::kClosed) Log(kNoRoute, StatusCodeName(code));
+    return;
+  }
+  Log(fb::EnumNameRequestBody(found->second->message->body_type()), StatusCodeName(code),
+      found->second.get());
   active_.erase(found);
   active_count_.store(active_.size());
   context_->requests_active.fetch_sub(1);
@@ -290,12 +312,15 @@ void WireSession::RequestEnded(uint64_t number) {
 
 // ---- Sending
 
-bool WireSession::Send(uint64_t number, bool last, const std::vector<uint8_t>& payload) {
+bool WireSession::Send(uint64_t number, bool last, const std::vector<uint8_t>& payload,
+                       StatusCode code) {
   std::string bytes = wire::EncodeFrame(number, last, payload);
   const size_t waiting = out_bytes_.fetch_add(bytes.size()) + bytes.size();
-  asio::post(executor_, [self = shared_from_this(), number, last, bytes = std::move(bytes),
+  asio::post(executor_, [self = shared_from_this(), number, last, code, bytes = std::move(bytes),
                          waiting]() mutable {
     self->out_bytes_.fetch_sub(bytes.size());
+    const auto request = self->active_.find(number);
+    if (request != self->active_.end()) request->second->bytes_sent += bytes.size();
     if (self->phase_ != Phase::kClosed) {
       if (waiting > self->context_->options.reply_bytes_max) {
         self->CutOnStrand(true);
@@ -305,7 +330,7 @@ bool WireSession::Send(uint64_t number, bool last, const std::vector<uint8_t>& p
         self->Read();  // what was dropped may have held it back
       }
     }
-    if (last) self->RequestEnded(number);
+    if (last) self->RequestEnded(number, code);
   });
   return open();
 }
@@ -314,9 +339,9 @@ void WireSession::SendError(uint64_t number, const Status& status, uint64_t comm
   context_->request_errors.fetch_add(1);
   if (status.code() == StatusCode::kCancelled && stopping_requests_.load()) {
     const auto stopped = Status::Unavailable("the server is stopping; this was not finished");
-    return void(Send(number, true, wire::ErrorReply(stopped, committed)));
+    return void(Send(number, true, wire::ErrorReply(stopped, committed), stopped.code()));
   }
-  Send(number, true, wire::ErrorReply(status, committed));
+  Send(number, true, wire::ErrorReply(status, committed), status.code());
 }
 
 void WireSession::WhenWritable(std::function<void()> fn) {
@@ -373,6 +398,7 @@ void WireSession::Write() {
 void WireSession::CloseWith(const Status& status) {
   if (phase_ == Phase::kClosing || phase_ == Phase::kClosed) return;
   context_->connections_cut.fetch_add(1);
+  Log(phase_ == Phase::kHello ? kHelloRoute : kNoRoute, StatusCodeName(status.code()));
   Enqueue(wire::EncodeFrame(0, true, wire::ErrorReply(status)));
   CloseAfterWrites();
 }
@@ -393,6 +419,31 @@ void WireSession::CloseAfterWrites() {
   Rearm();
 }
 
+// As on the HTTP port: no text, no name of a collection, no token.
+void WireSession::Log(std::string_view route, std::string_view status, const WireRequest* request) {
+  if (!context_->services.log) return;
+  try {
+    const auto now =
+        std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now());
+    Json line = {{"time", FormatTime(now)},
+                 {"event", "request"},
+                 {"port", "binary"},
+                 {"route", route},
+                 {"status", status}};
+    if (request != nullptr) {
+      line["ms"] = std::chrono::duration<double, std::milli>(Clock::now() - request->began).count();
+      line["bytes_in"] = request->payload.size();
+      line["bytes_out"] = request->bytes_sent;
+    }
+    line["token"] = principal_ == nullptr ? "" : principal_->name();
+    line["client"] = client_name_;
+    line["remote"] = remote_address_;
+    context_->services.log(Dump(line));
+  } catch (const std::exception&) {
+    // No memory for a line: the connection's state must not suffer for it.
+  }
+}
+
 void WireSession::Cut() {
   asio::post(executor_, [self = shared_from_this()] { self->CutOnStrand(false); });
 }
@@ -402,7 +453,11 @@ void WireSession::CutOnStrand(bool counted) {
   phase_ = Phase::kClosed;
   closed_.store(true);
   if (counted) context_->connections_cut.fetch_add(1);
-  for (auto& [number, request] : active_) request->stop.request_stop();
+  for (auto& [number, request] : active_) {
+    request->stop.request_stop();
+    Log(fb::EnumNameRequestBody(request->message->body_type()), kCut, request.get());
+  }
+  if (counted && active_.empty()) Log(kNoRoute, kCut);
   stream_->Close();
   timer_.cancel();
   // A request that was parked will not run; those on a worker end by themselves.

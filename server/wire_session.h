@@ -91,6 +91,8 @@ struct WireRequest {
   Reservation reservation;
   std::stop_source stop;
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  const std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
+  size_t bytes_sent = 0;  // of replies; on the connection's executor
 };
 using WireRequestPtr = std::shared_ptr<WireRequest>;
 
@@ -103,7 +105,8 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   void PostStart();
 
   // Sends a message of the reply to request `number`. False: nobody will read it.
-  bool Send(uint64_t number, bool last, const std::vector<uint8_t>& payload);
+  bool Send(uint64_t number, bool last, const std::vector<uint8_t>& payload,
+            StatusCode code = StatusCode::kOk);
   void SendError(uint64_t number, const Status& status, uint64_t committed = 0);
   // Calls `fn` on the connection's executor as soon as less than reply_bytes_high waits. Dropped
   // when the connection ends first.
@@ -139,7 +142,9 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   void TakeHello(const wire::Frame& frame);
   void TakeRequest(wire::Frame frame);
   void Submit(const WireRequestPtr& request);
-  void RequestEnded(uint64_t number);
+  void RequestEnded(uint64_t number, StatusCode code);
+  // One line of the log: what `request` came to; null: what no request was made of.
+  void Log(std::string_view route, std::string_view status, const WireRequest* request = nullptr);
   bool StillWelcome();
 
   void Enqueue(std::string bytes);
@@ -161,6 +166,7 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   const WireContextPtr context_;
   const std::shared_ptr<wire::Stream> stream_;
   const boost::asio::any_io_executor executor_;
+  std::string remote_address_;
   boost::asio::steady_timer timer_;
   std::optional<Clock::time_point> armed_;
 
@@ -173,6 +179,7 @@ class WireSession : public std::enable_shared_from_this<WireSession> {
   bool held_ = false;  // not reading, because BackedUp
   Reservation frame_reservation_;
   std::string token_;
+  std::string client_name_;  // as it says itself
   std::shared_ptr<const Principal> principal_;
   Clock::time_point principal_checked_{};
 

@@ -92,6 +92,12 @@ Status ValidateCollectionName(std::string_view name) {
     return Status::InvalidArgument(
         "a collection name holds a control character or '/'; use letters, digits, '-', '_' or '.'");
   }
+  // Browsers and curl take these two out of an address, so a server could not be asked for them.
+  // "*" in a token's rights is every collection.
+  if (name == "." || name == ".." || name == "*") {
+    return Status::InvalidArgument("a collection cannot be called '" + std::string(name) +
+                                   "'; use letters, digits, '-', '_' or '.'");
+  }
   return Status::Ok();
 }
 

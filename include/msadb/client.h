@@ -48,7 +48,7 @@ struct TlsOptions {
 struct ClientOptions {
   std::string host = "127.0.0.1";
   uint16_t port = kDefaultPort;
-  std::string token;               // from `msadb token`; sent only inside the connection
+  std::string token;               // from `msadb tokens add`; sent only inside the connection
   std::string name = "msadb-cpp";  // shown in the server's log
   TlsOptions tls;
 

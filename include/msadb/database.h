@@ -167,7 +167,7 @@ class Database {
                          const std::function<bool(const InsertProgress&)>& progress = {});
   virtual ~Database() = default;
 
-  // Names: 1 to 128 bytes of UTF-8 without control characters or '/'.
+  // Names: 1 to 128 bytes of UTF-8 without control characters or '/', and not ".", ".." or "*".
   virtual Result<std::shared_ptr<Collection>> CreateCollection(std::string_view name) = 0;
   virtual Result<std::shared_ptr<Collection>> OpenCollection(std::string_view name) = 0;
   // Open it, creating it if need be.
@@ -179,7 +179,8 @@ class Database {
   virtual Result<DatabaseStats> Stats() = 0;
   // Reads every byte: all checksums, records against blocks, index against storage.
   virtual Result<VerifyReport> Verify() = 0;
-  // Removes expired documents and every trace of deleted ones from disk and memory.
+  // Removes expired documents, and every trace of deleted ones from disk, the index and the block
+  // cache. Memory that this process freed earlier is not wiped: it goes when the process ends.
   // FailedPrecondition while an open Snapshot still holds deleted documents.
   virtual Status Compact() = 0;
   virtual std::shared_ptr<LoadedModel> model() const = 0;

@@ -551,7 +551,7 @@ class Database(_Closing):
     def create_collection(self, name: str) -> Collection:
         """A new collection; AlreadyExists when the name is taken.
 
-        Names have 1 to 128 bytes of UTF-8, without control characters and '/'.
+        Names have 1 to 128 bytes of UTF-8, without control characters and '/', and are not ".", ".." or "*".
         """
         return Collection(self._native.create_collection(name), self)
 

@@ -74,7 +74,8 @@ TEST_P(Behaviour, CollectionsComeAndGo) {
   std::sort(names.begin(), names.end());
   EXPECT_THAT(names, ElementsAre("notes", "others"));
   for (const std::string& name : {std::string(), std::string("a/b"), std::string("a\nb"),
-                                  std::string(129, 'x'), std::string("\xff")}) {
+                                  std::string(129, 'x'), std::string("\xff"), std::string("."),
+                                  std::string(".."), std::string("*")}) {
     EXPECT_CODE(database().CreateCollection(name), StatusCode::kInvalidArgument);
     EXPECT_CODE(database().OpenCollection(name), StatusCode::kInvalidArgument);
     EXPECT_CODE(database().GetOrCreateCollection(name), StatusCode::kInvalidArgument);

@@ -98,7 +98,7 @@ def test_collections_come_and_go(database, notes):
     database.create_collection("others")
     others = database.open_collection("others")
     assert sorted(database.list_collections()) == ["notes", "others"]
-    for name in ("", "a/b", "a\nb", "x" * 129):
+    for name in ("", "a/b", "a\nb", "x" * 129, ".", "..", "*"):
         for call in (database.create_collection, database.open_collection, database.collection,
                      database.drop_collection):
             refused(msadb.InvalidArgument, call, name)

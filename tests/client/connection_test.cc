@@ -3,6 +3,7 @@
 #include <openssl/bio.h>
 #include <openssl/ssl.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
 #include <future>
@@ -584,6 +585,100 @@ TEST_F(Draining, TheClientGetsItsAnswerToo) {
   EXPECT_OK(answer.get());
   EXPECT_CODE(late.get(), StatusCode::kUnavailable);
   EXPECT_TRUE(drained.get());
+}
+
+// One line of the log that holds all of `parts`.
+bool HasLine(const std::vector<std::string>& lines, const std::vector<std::string>& parts) {
+  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
+    return std::all_of(parts.begin(), parts.end(), [&](const std::string& part) {
+      return line.find(part) != std::string::npos;
+    });
+  });
+}
+
+TEST(WireLog, SaysWhoDidWhatAndWhatCameOfItButNothingThatIsStored) {
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  const auto logged = [&](const std::vector<std::string>& parts) {
+    return Eventually([&] {
+      std::lock_guard lock(mutex);
+      return HasLine(lines, parts);
+    });
+  };
+  db::TempFolder folder;
+  const auto token = server::TokenStore::Add(
+      folder / "tokens.json", {.name = "writer", .grants = {{"*", server::Right::kAdmin}}});
+  ASSERT_OK(token);
+  const auto tokens = server::TokenStore::Open(folder / "tokens.json");
+  ASSERT_OK(tokens);
+  TestServer server({}, tokens->get(), db::TestOptions(), [&](std::string_view line) {
+    std::lock_guard lock(mutex);
+    lines.emplace_back(line);
+  });
+
+  auto db = Connect({.port = server.port(), .token = *token, .name = "a \"program\""});
+  ASSERT_OK(db);
+  auto notes = (*db)->GetOrCreateCollection("secret-name");
+  ASSERT_OK(notes);
+  ASSERT_OK((*notes)->Insert(Doc("Unmistakable words.")));
+  EXPECT_CODE((*notes)->Get(77), StatusCode::kNotFound);
+  const std::string who = R"("token":"writer","client":"a \"program\"","remote":"127.0.0.1"})";
+  EXPECT_TRUE(logged({R"("route":"Hello","status":"OK")", who}));
+  EXPECT_TRUE(logged({R"("port":"binary","route":"Put","status":"OK","ms":)", who}));
+  EXPECT_TRUE(logged({R"("route":"Get","status":"NotFound")", R"("bytes_out":)", who}));
+
+  EXPECT_CODE(Connect({.port = server.port(), .token = "wrong"}), StatusCode::kPermissionDenied);
+  EXPECT_TRUE(logged({R"("route":"Hello","status":"PermissionDenied","token":"")"}));
+
+  {
+    RawSocket stranger(server.port());
+    ASSERT_TRUE(stranger.Send("GET / HTTP/1.1\r\n\r\n"));
+    EXPECT_TRUE(stranger.ReadToEnd());
+  }
+  EXPECT_TRUE(logged({R"("route":"none","status":"cut","token":"")"}));
+
+  RawSocket client(server.port());
+  ASSERT_TRUE(client.Send(PrefaceBytes() + HelloFrame(*token) +
+                          wire::EncodeFrame(5, true, std::vector<uint8_t>{1, 2})));
+  ASSERT_TRUE(client.Receive());
+  EXPECT_TRUE(logged({R"("route":"none","status":"InvalidArgument","token":"writer")"}));
+
+  std::lock_guard lock(mutex);
+  for (const std::string& line : lines) {
+    for (const std::string& word :
+         {std::string("Unmistakable"), std::string("secret-name"), *token}) {
+      EXPECT_EQ(line.find(word), std::string::npos) << line;
+    }
+  }
+}
+
+TEST(WireLog, ARequestWhoseConnectionIsLostIsLoggedOnce) {
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  Gate gate;
+  TestServer server({}, nullptr, GatedOptions(&gate), [&](std::string_view line) {
+    std::lock_guard lock(mutex);
+    lines.emplace_back(line);
+  });
+  const auto count = [&] {
+    std::lock_guard lock(mutex);
+    return std::count_if(lines.begin(), lines.end(), [](const std::string& line) {
+      return line.find(R"("route":"Ask")") != std::string::npos;
+    });
+  };
+  ASSERT_OK(server.database().CreateCollection("notes"));
+  ASSERT_OK((*server.database().OpenCollection("notes"))->Insert(Doc("A note.")));
+  {
+    RawSocket client(server.port());
+    ASSERT_TRUE(client.Send(PrefaceBytes() + HelloFrame() + AskFrame(9)));
+    ASSERT_TRUE(gate.WaitForArrivals(1));
+    client.Reset();
+  }
+  EXPECT_TRUE(Eventually([&] { return count() == 1 && gate.stopped() == 1; }));
+  server.Stop();
+  EXPECT_EQ(count(), 1);
+  std::lock_guard lock(mutex);
+  EXPECT_TRUE(HasLine(lines, {R"("route":"Ask","status":"cut","ms":)"}));
 }
 
 }  // namespace

@@ -8,9 +8,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "client/codec.h"
@@ -24,7 +27,8 @@ class TestServer {
  public:
   explicit TestServer(const server::WireServerOptions& options = {},
                       server::TokenStore* tokens = nullptr,
-                      const Options& database_options = db::TestOptions())
+                      const Options& database_options = db::TestOptions(),
+                      std::function<void(std::string_view)> log = {})
       : options_(options) {
     options_.insecure = tokens == nullptr || options.insecure;
     auto opened = Database::Open(folder_ / "db", database_options);
@@ -32,6 +36,7 @@ class TestServer {
     database_ = std::move(*opened);
     services_.database = database_;
     services_.tokens = tokens;
+    services_.log = std::move(log);
     Start();
   }
   ~TestServer() { Stop(); }

@@ -271,6 +271,17 @@ class ConsoleTest(support.ServerTest):
         self.wait(lambda: len(self.texts("#sizes tbody tr")) == 4)
         self.refused(404, "NotFound", "GET", "/v1/collections/new")
 
+    def test_a_collection_dropped_meanwhile_does_not_hide_the_others(self):
+        self.log_in()
+        self.browser.execute_script(
+            "const real = window.fetch; window.fetch = (path, options) =>"
+            "  path === '/v1/collections/empty' ? Promise.resolve(new Response("
+            "    '{\"error\": {\"message\": \"gone\"}}', {status: 404})) : real(path, options);")
+        self.tab("collections")
+        self.wait(lambda: len(self.texts("#sizes tbody tr")) == 3)
+        self.assertNotIn("empty", self.find("#sizes").text)
+        self.assertEqual(self.find("#error").text, "")
+
     def test_a_reader_is_offered_no_delete(self):
         self.log_in(self.server.add_token("console-reader", "garden:read"))
         self.tab("browse")

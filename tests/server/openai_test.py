@@ -112,6 +112,12 @@ class OpenAiTest(support.ServerTest):
             self.client.chat.completions.create(model="notes", messages=[])
         self.assertEqual(caught.exception.code, "InvalidArgument")
         self.assertIn("messages", caught.exception.message)
+        with self.assertRaises(openai.BadRequestError) as caught:  # which it does not send again
+            self.client.chat.completions.create(
+                model="notes", messages=[user("x")],
+                tools=[{"type": "function", "function": {"name": "f"}}])
+        self.assertEqual(caught.exception.code, "Unsupported")
+        self.assertEqual(caught.exception.type, "invalid_request_error")
 
     def test_the_program_of_the_documentation(self):
         [printed] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/server.md").read_text(),

@@ -1,9 +1,11 @@
 """What the REST calls do, and that their answers are as /openapi.json describes them."""
 
+import contextlib
 import http.client
 import json
 import pathlib
 import signal
+import socket
 import ssl
 import subprocess
 import unittest
@@ -33,6 +35,8 @@ def statuses(server, route):
 
 
 class RestTest(support.ServerTest):
+    options = ("--binary-listen", "127.0.0.1:0")
+
     def test_documents(self):
         path = self.make("documents")
         first = self.ok("POST", path + "/documents",
@@ -213,6 +217,21 @@ class RestTest(support.ServerTest):
         for word in ("Unmistakable", "secret-name", self.server.admin):
             self.assertNotIn(word, log + text)
 
+    def test_metrics_and_log_tell_of_both_ports(self):
+        port = int(self.server.started["binary"].rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=support.TIMEOUT_S) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                self.assertEqual(stranger.recv(1), b"")
+        support.wait_for(lambda: self.call("GET", "/metrics").body.decode(),
+                         lambda text: "\nmsadb_binary_connections_cut_total 1\n" in text)
+        self.assertTrue(self.server.raw(b"\x16\x03\x01").startswith(b"HTTP/1.1 400 "))
+        lines = [json.loads(line) for line in self.server.log_text().splitlines()]
+        told = [(line.get("port"), line["status"]) for line in lines
+                if line["route"] == "none" and line["remote"] == "127.0.0.1"]
+        self.assertIn(("binary", "cut"), told)
+        self.assertIn((None, 400), told)
+
     def test_a_client_that_leaves_with_its_reply_was_served(self):
         path = self.make("quick")
         count = 300
@@ -315,6 +334,21 @@ class DefaultsTest(support.ServerTest):
             capture_output=True, timeout=support.TIMEOUT_S, check=False)
         self.assertEqual(outcome.returncode, 2)
         self.assertIn("--tls-cert", json.loads(outcome.stdout)["error"]["message"])
+
+    @unittest.skipUnless(socket.has_dualstack_ipv6(), "this machine has no IPv6")
+    def test_ipv4_clients_of_a_port_for_both_are_known_by_their_address(self):
+        database = self.folder / "both"
+        subprocess.run([support.BIN, "create", str(database), "--model", support.MODEL],
+                       check=True, stdout=subprocess.DEVNULL, timeout=support.TIMEOUT_S)
+        server = support.Server(database, "--insecure", listen="[::]:0")
+        try:
+            for host in ("127.0.0.1", "localhost"):
+                reply = server.call("GET", "/v1/stats", headers={"Host": f"{host}:{server.port}"})
+                self.assertEqual(reply.status, 200, reply)
+            reply = server.call("GET", "/v1/stats", headers={"Host": "example.org"})
+            self.assertEqual(reply.status, 403, reply)
+        finally:
+            self.assertEqual(server.stop(), 0)
 
     def test_early_refusals_reach_a_client_that_is_still_sending(self):
         head = (f"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\n"

@@ -39,12 +39,12 @@ class Reply:
 class Server:
     """`msadb serve` with options of its own, until stop()."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, listen="127.0.0.1:0"):
         self.folder = str(folder)
         self.log_path = self.folder + ".log"
         self.log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
-            [BIN, "serve", self.folder, "--listen", "127.0.0.1:0", "--json", *options],
+            [BIN, "serve", self.folder, "--listen", listen, "--json", *options],
             stdout=subprocess.PIPE, stderr=self.log)
         line = self.process.stdout.readline()
         self.started = json.loads(line) if line else {}
