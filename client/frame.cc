@@ -52,6 +52,11 @@ std::string EncodeFrame(uint64_t request, bool last, std::span<const uint8_t> pa
 
 Status FrameReader::ParseHeader() {
   const uint8_t* bytes = header_bytes_.data();
+  constexpr std::string_view kHttp = "HTTP/";
+  if (std::equal(kHttp.begin(), kHttp.end(), bytes)) {
+    return Status::InvalidArgument(
+        "it answers with HTTP; give the address of its binary port (msadb serve --binary-listen)");
+  }
   header_.payload_bytes = Load<uint32_t>(bytes);
   const uint16_t flags = Load<uint16_t>(bytes + 4);
   header_.last = (flags & kFlagLast) != 0;

@@ -383,5 +383,16 @@ TEST_F(ClientTest, ServerStopsGracefully) {
   EXPECT_GE(served.load(), 20);
 }
 
+TEST(ClientErrors, TheHttpPortIsNotTheBinaryOne) {
+  const std::string_view answer = "HTTP/1.1 400 Bad Request\r\n";
+  const auto* data = reinterpret_cast<const uint8_t*>(answer.data());
+  std::span<const uint8_t> bytes(data, answer.size());
+  wire::FrameReader reader(1u << 20);
+  wire::Frame frame;
+  const auto read = reader.Next(&bytes, &frame);
+  ASSERT_EQ(read.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(read.status().message().find("--binary-listen"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace msadb::client
