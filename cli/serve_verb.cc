@@ -130,6 +130,7 @@ Result<std::unique_ptr<server::WireServer>> StartBinaryPort(
                                            .tokens = tokens,
                                            .admission = admission,
                                            .limits = MakeOptions(args, Access::kWrite).limits,
+                                           .name = "msadb " MSADB_VERSION,
                                            .log = LogOf(args)});
 }
 

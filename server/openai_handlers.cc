@@ -139,7 +139,7 @@ Result<ChatRequest> ReadChatRequest(std::string_view body) {
                         .Flag("remember", &request.remember)
                         .Where("where", &options.where)
                         .Flag("trace", &options.trace)
-                        .Number("rounds_max", &options.rounds_max, 0, 64)
+                        .Number("rounds_max", &options.rounds_max, 1, 64)
                         .Done();
     if (!status.ok()) return status.WithContext("'msadb'");
   }

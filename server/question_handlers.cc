@@ -82,10 +82,10 @@ HandlerResult Ask(HttpService& service, const CallPtr& call, const ExchangePtr& 
           .Flag("trace", &options.trace)
           .Flag("stream", &stream)
           .Number("deadline_ms", &deadline_ms, 1, 3'600'000)
-          .Number("rounds_max", &options.rounds_max, 0, 64)
+          .Number("rounds_max", &options.rounds_max, 1, 64)
           .Number("answer_tokens_max", &options.answer_tokens_max, 1, 1 << 20)
           .Number("retrieved_text_tokens_max", &options.retrieved_text_tokens_max, 0, 1 << 20)
-          .Number("temperature", &options.temperature, 0.0f, 10.0f)
+          .Number("temperature", &options.temperature, 0.0f, 100.0f)
           .Number("top_p", &options.top_p, 0.0f, 1.0f)
           .Number("seed", &options.seed, 0, std::numeric_limits<uint64_t>::max())
           .Done());

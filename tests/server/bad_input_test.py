@@ -54,7 +54,7 @@ class BadInputTest(support.ServerTest):
                        {"typo": 1}, {"query": 7}, {"query": ""}, {"include_text": "yes"}):
             self.refused(400, "InvalidArgument", "POST", self.path + "/search",
                          {"query": "x", **fields})
-        for fields in ({"temperature": -1}, {"temperature": 11}, {"top_p": 2}, {"seed": -1},
+        for fields in ({"temperature": -1}, {"temperature": 101}, {"top_p": 2}, {"seed": -1},
                        {"seed": 2**64}, {"rounds_max": 65}, {"answer_tokens_max": 0},
                        {"answer_tokens_max": 2**40}, {"deadline_ms": 0}, {"stream": 1},
                        {"question": None}, {"question": "q" * 300_000}):

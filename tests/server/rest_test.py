@@ -241,6 +241,33 @@ class RestTest(support.ServerTest):
                                   lambda seen: len(seen) >= count)
         self.assertNotIn(0, served)
 
+    def test_numbers_are_bounded_as_described(self):
+        schemas = self.ok("GET", "/openapi.json")["components"]["schemas"]
+        path = self.make("bounded")
+        # So short that no value in bounds makes a call long, whatever becomes of it.
+        ask = {**ASK, "deadline_ms": 1}
+        chat = {"model": "bounded", "max_tokens": 4, "messages": [{"role": "user", "content": "Who?"}]}
+        calls = {"Ask": (path + "/ask", ask), "Search": (path + "/search", {"query": "x"}),
+                 "Chat": ("/v1/chat/completions", chat)}
+        checked = 0
+        for name, (target, body) in calls.items():
+            for field, schema in schemas[name]["properties"].items():
+                step = 1 if schema.get("type") == "integer" else 0.5
+                tries = []
+                if "minimum" in schema:
+                    tries += [(schema["minimum"], True), (schema["minimum"] - step, False)]
+                if "exclusiveMinimum" in schema:
+                    tries += [(schema["exclusiveMinimum"], False)]
+                if "maximum" in schema:
+                    tries += [(schema["maximum"], True), (schema["maximum"] + step, False)]
+                for value, taken in tries:
+                    reply = self.call("POST", target, {**body, field: value})
+                    # More tokens than this model has positions are refused in other words.
+                    out_of_bounds = reply.status == 400 and b"must be" in reply.body
+                    self.assertEqual(out_of_bounds, not taken, f"{name} {field} {value}: {reply}")
+                    checked += 1
+        self.assertGreater(checked, 30)
+
     @unittest.skipIf(jsonschema is None, "the Python package jsonschema is not installed")
     def test_answers_are_as_described(self):
         description = self.ok("GET", "/openapi.json")
