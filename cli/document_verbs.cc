@@ -11,7 +11,7 @@ namespace {
 struct SelectArgs : DatabaseArgs {
   std::optional<uint64_t> id;
   std::optional<std::string> key;
-  std::string where;
+  std::optional<std::string> where;
   bool text_only = false;
   uint64_t after = 0;
   size_t limit = 100;
@@ -20,7 +20,7 @@ struct SelectArgs : DatabaseArgs {
 
 // CLI11 checks that the options of `group` name exactly one selection.
 void AddIdAndKey(CLI::App* group, SelectArgs* args) {
-  group->add_option("--id", args->id, "The document's number");
+  group->add_option("--id", args->id, "The document's number")->check(WholeNumber());
   group->add_option("--key", args->key, "The document's key");
   group->require_option(1);
 }
@@ -39,7 +39,7 @@ std::string Describe(const Document& document) {
 }
 
 Result<int> Get(const SelectArgs& args, Printer& out) {
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kRead));
+  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args));
   MSADB_ASSIGN_OR_RETURN(auto document,
                          args.id ? collection->Get(*args.id) : collection->GetByKey(*args.key));
   if (out.json()) {
@@ -79,7 +79,7 @@ Result<int> List(const SelectArgs& args, Printer& out) {
   options.start_after = args.after;
   options.limit = args.limit;
   options.include_text = !args.no_text;
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kRead));
+  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args));
   MSADB_ASSIGN_OR_RETURN(auto page, collection->List(options));
   if (out.json()) {
     Json documents = Json::array();
@@ -141,7 +141,7 @@ void AddDocumentVerbs(CLI::App& app, Chosen* chosen) {
       list.get());
   AddCollectionOption(list_verb, list.get());
   list_verb->add_option("--where", list->where, "Only those whose metadata matches");
-  list_verb->add_option("--after", list->after, "Continue after this id");
+  list_verb->add_option("--after", list->after, "Continue after this id")->check(WholeNumber());
   list_verb->add_option("--limit", list->limit, "At most this many")
       ->capture_default_str()
       ->check(CLI::Range(1, 10000));

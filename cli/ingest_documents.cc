@@ -131,8 +131,10 @@ std::vector<NewDocument> MarkdownSections(const std::string& path, std::string_v
   return sections;
 }
 
-// The text of one message: a string, or a list of parts as some interfaces write it.
+// The text of one message: a string, or a list of parts as some interfaces write it. null is no
+// text: that is how assistants call tools.
 std::optional<std::string> MessageText(const nlohmann::json& content) {
+  if (content.is_null()) return "";
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) return std::nullopt;
   std::string text;
@@ -154,12 +156,13 @@ Result<std::vector<NewDocument>> ChatExchanges(const std::string& path, std::str
     const std::string where = path + " line " + std::to_string(number);
     const auto message = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (message.is_discarded() || !message.is_object() || !message.contains("role") ||
-        !message["role"].is_string() || !message.contains("content")) {
+        !message["role"].is_string() ||
+        !(message.contains("content") || message.contains("tool_calls"))) {
       return Status::InvalidArgument(
           where + R"(: expected {"role": "user", "content": "...", "timestamp": "..."})");
     }
     const std::string role = message["role"].get<std::string>();
-    const auto text = MessageText(message["content"]);
+    const auto text = MessageText(message.value("content", nlohmann::json()));
     if (!text) return Status::InvalidArgument(where + ": \"content\" must be text");
     if (IsBlank(*text)) continue;
     std::string time;
@@ -204,6 +207,8 @@ std::optional<FileKind> KindOfFile(std::string_view path) {
 Result<std::vector<NewDocument>> DocumentsOfFile(const std::string& path, FileKind kind,
                                                  std::string_view content, TimePoint modified) {
   std::vector<NewDocument> documents;
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // would hide a first heading
+  if (content.starts_with(kByteOrderMark)) content.remove_prefix(kByteOrderMark.size());
   const char* type = "text";
   switch (kind) {
     case FileKind::kText:

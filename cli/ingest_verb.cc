@@ -122,6 +122,10 @@ Result<Stored> LoadStored(Collection& collection) {
 }
 
 Result<std::vector<NewDocument>> ReadFile(const FoundFile& file) {
+  // Before the file is encoded: a document that is refused would take its whole batch with it.
+  if (!base::IsValidUtf8(file.path)) {
+    return Status::InvalidArgument("its name is not UTF-8; rename it, e.g. with convmv");
+  }
   MSADB_ASSIGN_OR_RETURN(auto content, ReadAll(file.path, Limits().text_bytes_max));
   if (!base::IsValidUtf8(content)) {
     return Status::InvalidArgument("not UTF-8 text; convert it, e.g. with iconv");
@@ -132,7 +136,14 @@ Result<std::vector<NewDocument>> ReadFile(const FoundFile& file) {
     modified = TimePoint(std::chrono::seconds(info.st_mtim.tv_sec) +
                          std::chrono::microseconds(info.st_mtim.tv_nsec / 1000));
   }
-  return DocumentsOfFile(file.path, file.kind, content, modified);
+  MSADB_ASSIGN_OR_RETURN(auto documents, DocumentsOfFile(file.path, file.kind, content, modified));
+  for (const auto& document : documents) {
+    if (document.key->size() > Limits().key_bytes_max) {
+      return Status::InvalidArgument("its path is too long for a key; keys have at most " +
+                                     std::to_string(Limits().key_bytes_max) + " bytes");
+    }
+  }
+  return documents;
 }
 
 bool IsAtOrBelow(const std::string& path, const std::string& folder) {
@@ -245,7 +256,7 @@ class Ingester {
     return Status::Cancelled("stopped; what was stored stays, and a new run goes on from there");
   }
 
-  std::shared_ptr<Collection> collection_;
+  std::shared_ptr<Collection> collection_;  // may be null when nothing is to be stored
   const Stored stored_;
   const IngestArgs& args_;
   std::vector<NewDocument> pending_;
@@ -281,12 +292,22 @@ void Print(const Report& report, bool dry_run, Printer& out) {
 
 Result<int> Ingest(const IngestArgs& args, Printer& out) {
   MSADB_ASSIGN_OR_RETURN(auto files, FindFiles(args.paths));
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kWrite));
-  MSADB_ASSIGN_OR_RETURN(auto stored, LoadStored(*collection));
-  Ingester ingester(std::move(collection), std::move(stored), args);
-  MSADB_RETURN_IF_ERROR(ingester.Run(files, out));
-  Print(ingester.report(), args.dry_run, out);
-  return kExitOk;
+  const auto ingest = [&](const std::shared_ptr<Collection>& collection) -> Result<int> {
+    Stored stored;
+    if (collection) {
+      MSADB_ASSIGN_OR_RETURN(stored, LoadStored(*collection));
+    }
+    Ingester ingester(collection, std::move(stored), args);
+    MSADB_RETURN_IF_ERROR(ingester.Run(files, out));
+    Print(ingester.report(), args.dry_run, out);
+    return kExitOk;
+  };
+  if (!args.dry_run) return WriteToCollection(args, ingest);
+  MSADB_ASSIGN_OR_RETURN(auto database, OpenDatabase(args, Access::kRead));
+  auto collection = database->OpenCollection(args.collection);
+  if (collection.status().code() == StatusCode::kNotFound) return ingest(nullptr);
+  if (!collection.ok()) return collection.status();
+  return ingest(*collection);
 }
 
 }  // namespace

@@ -45,15 +45,16 @@ Result<int> Insert(const InsertArgs& args, Printer& out) {
     if (!expiry.ok()) return expiry.status().WithContext("--expires");
     document.expires_at = *expiry;
   }
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kWrite));
-  MSADB_ASSIGN_OR_RETURN(
-      auto id, args.replace ? collection->Upsert(document) : collection->Insert(document));
-  if (out.json()) {
-    out.Value({{"id", id}, {"key", args.key ? Json(*args.key) : Json(nullptr)}});
-  } else {
-    out.Text("Inserted document " + std::to_string(id) + ".\n");
-  }
-  return kExitOk;
+  return WriteToCollection(args, [&](const auto& collection) -> Result<int> {
+    MSADB_ASSIGN_OR_RETURN(
+        auto id, args.replace ? collection->Upsert(document) : collection->Insert(document));
+    if (out.json()) {
+      out.Value({{"id", id}, {"key", args.key ? Json(*args.key) : Json(nullptr)}});
+    } else {
+      out.Text("Inserted document " + std::to_string(id) + ".\n");
+    }
+    return kExitOk;
+  });
 }
 
 }  // namespace

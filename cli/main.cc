@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <string>
 #include <string_view>
 
 #include "cli/interrupt.h"
@@ -64,6 +65,25 @@ bool WantsJson(int argc, char** argv) {
   return false;
 }
 
+// CLI11 would say of a word that is no verb only that a verb is missing.
+std::string Explain(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* last = &app;
+  while (!last->get_subcommands().empty()) last = last->get_subcommands().front();
+  const auto rest = app.remaining(/*recurse=*/true);
+  const bool wants_verb = last->get_require_subcommand_min() > 0;
+  if (wants_verb && !rest.empty() && !rest.front().starts_with('-')) {
+    return "there is no verb '" + rest.front() + "'";
+  }
+  return error.what();
+}
+
+// For what no verb caught.
+int Fail(int argc, char** argv, const Status& status) {
+  Printer(WantsJson(argc, argv)).Error(status);
+  std::fflush(stdout);
+  return ExitCodeOf(status.code());
+}
+
 int Run(int argc, char** argv) {
   CLI::App app(kDescription, "msadb");
   app.footer(kLesson);
@@ -87,11 +107,12 @@ int Run(int argc, char** argv) {
   } catch (const CLI::Success& help) {  // --help and --version
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
+    const std::string message = Explain(app, error);
     Printer out(WantsJson(argc, argv));
     if (out.json()) {
-      out.Error(Status::InvalidArgument(error.what()));
+      out.Error(Status::InvalidArgument(message));
     } else {
-      std::fprintf(stderr, "msadb: %s\nTry: msadb --help, or msadb VERB --help\n", error.what());
+      std::fprintf(stderr, "msadb: %s\nTry: msadb --help, or msadb VERB --help\n", message.c_str());
     }
     return kExitUsage;
   }
@@ -114,10 +135,8 @@ int main(int argc, char** argv) {
   try {
     return msadb::cli::Run(argc, argv);
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "msadb: ResourceExhausted: out of memory\n");
-    return msadb::cli::kExitResources;
+    return msadb::cli::Fail(argc, argv, msadb::Status::ResourceExhausted("out of memory"));
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "msadb: Internal: %s\n", error.what());
-    return msadb::cli::kExitInternal;
+    return msadb::cli::Fail(argc, argv, msadb::Status::Internal(error.what()));
   }
 }

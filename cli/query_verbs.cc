@@ -12,12 +12,12 @@ namespace {
 struct SearchArgs : DatabaseArgs {
   std::string query;
   size_t top_k = 10;
-  std::string where;
+  std::optional<std::string> where;
 };
 
 struct AskArgs : DatabaseArgs {
   std::string question;
-  std::string where;
+  std::optional<std::string> where;
   bool trace = false;
   AskOptions options;
   std::string deadline;
@@ -37,7 +37,7 @@ Result<int> Search(const SearchArgs& args, Printer& out) {
   SearchOptions options;
   options.top_k = args.top_k;
   MSADB_ASSIGN_OR_RETURN(options.where, ParseWhere(args.where));
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kRead));
+  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args));
   MSADB_ASSIGN_OR_RETURN(auto hits, collection->Search(args.query, options));
   if (out.json()) {
     Json listed = Json::array();
@@ -91,7 +91,7 @@ Result<int> Ask(const AskArgs& args, Printer& out) {
     if (!duration.ok()) return duration.status().WithContext("--deadline");
     options.deadline = std::chrono::steady_clock::now() + *duration;
   }
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kRead));
+  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args));
 
   InterruptScope interrupt;
   options.stop = interrupt.token();
@@ -172,7 +172,8 @@ void AddQueryVerbs(CLI::App& app, Chosen* chosen) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
   ask_verb->add_option("--seed", ask->options.seed, "Repeats a sampled answer")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(WholeNumber());
   OnChosen(ask_verb, chosen, ask, Ask);
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 struct TransferArgs : DatabaseArgs {
   std::string file;
-  std::string where;
+  std::optional<std::string> where;
   bool replace = false;
   uint64_t skip_lines = 0;
   std::optional<std::string> written_by;
@@ -49,7 +49,7 @@ Result<int> Export(const TransferArgs& args, Printer& out) {
   }
   ExportOptions options;
   MSADB_ASSIGN_OR_RETURN(options.where, ParseWhere(args.where));
-  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args, Access::kRead));
+  MSADB_ASSIGN_OR_RETURN(auto collection, OpenCollection(args));
   MSADB_ASSIGN_OR_RETURN(auto snapshot, collection->TakeSnapshot());
   uint64_t exported = 0;
   if (to_stdout) {
@@ -113,7 +113,8 @@ void AddTransferVerbs(CLI::App& app, Chosen* chosen) {
   import_verb->add_option("FILE", from->file, "What to read, or -")->required();
   AddCollectionOption(import_verb, from.get());
   import_verb->add_flag("--replace", from->replace, "Replace what has the same key");
-  import_verb->add_option("--skip-lines", from->skip_lines, "Pass over this many lines first");
+  import_verb->add_option("--skip-lines", from->skip_lines, "Pass over this many lines first")
+      ->check(WholeNumber());
   import_verb->add_option("--written-by", from->written_by,
                           "Who wrote all of it, instead of what the lines say");
   OnChosen(import_verb, chosen, from, Import);

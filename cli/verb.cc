@@ -1,5 +1,6 @@
 #include "cli/verb.h"
 
+#include <charconv>
 #include <filesystem>
 
 namespace msadb::cli {
@@ -16,7 +17,9 @@ CLI::App* AddVerb(CLI::App& app, const std::string& name, const std::string& hel
   verb->add_option("--threads", args->threads, "Threads for the model, 0: one per core")
       ->check(CLI::Range(0, 1024))
       ->group("Common");
-  verb->add_option("--device", args->device, "auto, cpu, cuda:N, or cuda:N,M to spread routing keys")->group("Common");
+  verb->add_option("--device", args->device,
+                   "auto, cpu, cuda:N, or cuda:N,M to spread routing keys")
+      ->group("Common");
   return verb;
 }
 
@@ -44,17 +47,43 @@ Result<std::shared_ptr<Database>> OpenDatabase(const DatabaseArgs& args, Access 
   return Database::Open(args.folder, MakeOptions(args, access));
 }
 
-Result<std::shared_ptr<Collection>> OpenCollection(const DatabaseArgs& args, Access access) {
-  MSADB_ASSIGN_OR_RETURN(auto database, OpenDatabase(args, access));
-  return access == Access::kWrite ? database->GetOrCreateCollection(args.collection)
-                                  : database->OpenCollection(args.collection);
+Result<std::shared_ptr<Collection>> OpenCollection(const DatabaseArgs& args) {
+  MSADB_ASSIGN_OR_RETURN(auto database, OpenDatabase(args, Access::kRead));
+  return database->OpenCollection(args.collection);
 }
 
-Result<std::optional<Filter>> ParseWhere(const std::string& text) {
-  if (text.empty()) return std::optional<Filter>();
-  auto filter = Filter::Parse(text);
+Result<int> WriteToCollection(
+    const DatabaseArgs& args,
+    const std::function<Result<int>(const std::shared_ptr<Collection>&)>& write) {
+  MSADB_ASSIGN_OR_RETURN(auto database, OpenDatabase(args, Access::kWrite));
+  auto collection = database->OpenCollection(args.collection);
+  const bool is_new = collection.status().code() == StatusCode::kNotFound;
+  if (is_new) collection = database->CreateCollection(args.collection);
+  if (!collection.ok()) return collection.status();
+  Result<int> code = write(*collection);
+  if (is_new && !code.ok()) {
+    const auto stored = (*collection)->Count();
+    if (stored.ok() && *stored == 0) (void)database->DropCollection(args.collection);
+  }
+  return code;
+}
+
+Result<std::optional<Filter>> ParseWhere(const std::optional<std::string>& text) {
+  if (!text) return std::optional<Filter>();
+  auto filter = Filter::Parse(*text);
   if (!filter.ok()) return filter.status().WithContext("--where");
   return std::optional<Filter>(std::move(*filter));
+}
+
+CLI::Validator WholeNumber() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        uint64_t number = 0;
+        const char* const end = text.data() + text.size();
+        const auto [rest, error] = std::from_chars(text.data(), end, number);
+        return error == std::errc() && rest == end ? "" : "'" + text + "' is no whole number";
+      },
+      "");
 }
 
 }  // namespace msadb::cli

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/exit_codes.h"
@@ -52,11 +53,20 @@ void OnChosen(CLI::App* verb, Chosen* chosen, std::shared_ptr<Args> args,
 Options MakeOptions(const DatabaseArgs& args, Access access);
 // Opens an existing database; NotFound tells how to make one.
 Result<std::shared_ptr<Database>> OpenDatabase(const DatabaseArgs& args, Access access);
-// Its collection args.collection. With kWrite a missing collection is created.
-Result<std::shared_ptr<Collection>> OpenCollection(const DatabaseArgs& args, Access access);
+// Its collection args.collection, to read.
+Result<std::shared_ptr<Collection>> OpenCollection(const DatabaseArgs& args);
+// Runs `write` on args.collection, which is created when it is missing. When `write` then fails
+// without having stored anything, it is dropped again: a failed command changes nothing.
+Result<int> WriteToCollection(
+    const DatabaseArgs& args,
+    const std::function<Result<int>(const std::shared_ptr<Collection>&)>& write);
 
-// --where. An empty text gives no filter.
-Result<std::optional<Filter>> ParseWhere(const std::string& text);
+// --where: no filter when it was not given. An empty text is an error, so that a script's unset
+// variable never means "everything".
+Result<std::optional<Filter>> ParseWhere(const std::optional<std::string>& text);
+
+// A check for options that are unsigned numbers: CLI11 would take "-1" for the largest one.
+CLI::Validator WholeNumber();
 
 void AddDatabaseVerbs(CLI::App& app, Chosen* chosen);    // create stats verify compact reencode
 void AddCollectionVerbs(CLI::App& app, Chosen* chosen);  // collections list/create/drop
@@ -65,7 +75,7 @@ void AddDocumentVerbs(CLI::App& app, Chosen* chosen);  // get delete list
 void AddQueryVerbs(CLI::App& app, Chosen* chosen);     // search ask
 void AddTransferVerbs(CLI::App& app, Chosen* chosen);  // export import
 void AddIngestVerb(CLI::App& app, Chosen* chosen);
-void AddServeVerbs(CLI::App& app, Chosen* chosen);     // serve tokens
+void AddServeVerbs(CLI::App& app, Chosen* chosen);  // serve tokens
 void AddMcpVerb(CLI::App& app, Chosen* chosen);
 
 }  // namespace msadb::cli

@@ -111,6 +111,30 @@ class InsertGetDeleteTest(CliTest):
         self.fail_with(USAGE, "InvalidArgument", "insert", self.db, "--file", self.folder)
         self.assertEqual(self.count(), 0)
 
+    def test_a_failed_command_makes_no_collection(self):
+        bad = self.folder / "bad.jsonl"
+        bad.write_text("{bad\n")
+        for arguments in (["insert", self.db, ""], ["insert", self.db, "--jsonl", bad],
+                          ["import", self.db, bad]):
+            self.fail_with(USAGE, "InvalidArgument", *arguments, "-c", "new")
+        listed = self.result("collections", "list", self.db)["collections"]
+        self.assertEqual([c["name"] for c in listed], ["default"])
+        # What was stored before the failure stays, and so does a collection that was there.
+        bad.write_text("".join(f'{{"text": "{i}", "key": "{i}"}}\n' for i in range(300)) + "{bad\n")
+        self.fail_with(USAGE, "InvalidArgument", "insert", self.db, "--jsonl", bad, "-c", "begun")
+        self.assertEqual(self.count("begun"), 256)  # one batch
+        self.succeed("collections", "create", self.db, "empty")
+        self.fail_with(USAGE, "InvalidArgument", "insert", self.db, "", "-c", "empty")
+        self.assertEqual(self.count("empty"), 0)
+
+    def test_an_empty_filter_is_not_everything(self):
+        self.insert("kept", "--meta", '{"a": 1}')
+        for verb in (["delete", self.db], ["list", self.db], ["search", self.db, "q"],
+                     ["ask", self.db, "q"], ["export", self.db, self.folder / "out"]):
+            message = self.fail_with(USAGE, "InvalidArgument", *verb, "--where", "")
+            self.assertIn("--where", message)
+        self.assertEqual(self.count(), 1)
+
     def test_delete(self):
         one, two = self.insert("one"), self.insert("two", "--key", "k")
         for year in range(2018, 2022):
@@ -217,7 +241,10 @@ class MaintenanceTest(CliTest):
             self.result("reencode", self.db, "--model", MODEL_B)["documents"], 20)
         self.assertNotEqual(self.result("stats", self.db)["model_fingerprint"], before)
         self.assertIn("Zweifelsfall3.", self.result("get", self.db, "--key", "k3")["text"])
-        self.fail_with(STATE, "FailedPrecondition", "search", self.db, "x", "--model", MODEL_A)
+        message = self.fail_with(STATE, "FailedPrecondition", "search", self.db, "x", "--model",
+                                 MODEL_A)
+        self.assertEqual(message.count("; open it with"), 1, message)
+        self.assertIn("msadb reencode", message)
         self.assertTrue(self.result("search", self.db, "secret word")["hits"])
         self.assertTrue(self.result("verify", self.db)["ok"])
         self.fail_with(USAGE, "InvalidArgument", "reencode", self.db)
@@ -232,8 +259,17 @@ class UsageTest(CliTest):
                           ["insert", self.db, "--jsonl", "-", "--key", "k"],
                           ["list", self.db, "--limit", 0], ["search", self.db, "q", "-k", 1001],
                           ["ask", self.db, "q", "--temperature", "-1"], ["collections"],
+                          ["get", self.db, "--id", "-1"], ["delete", self.db, "--id", 10**20],
+                          ["list", self.db, "--after", "-1"],
+                          ["import", self.db, "-", "--skip-lines", "-1"],
                           ["list", self.db, "--nonsense"]):
             self.fail_with(USAGE, "InvalidArgument", *arguments)
+
+    def test_a_word_that_is_no_verb_is_named(self):
+        message = self.fail_with(USAGE, "InvalidArgument", "serach", self.db, "q")
+        self.assertIn("'serach'", message)
+        message = self.fail_with(USAGE, "InvalidArgument", "collections", "lst", self.db)
+        self.assertIn("'lst'", message)
 
     def test_help_teaches(self):
         top = self.succeed("--help").out

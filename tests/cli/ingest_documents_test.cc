@@ -135,6 +135,30 @@ TEST(DocumentsOfFileTest, ChatsAreDividedIntoExchanges) {
                                    "assistant: On the hook.\n");
 }
 
+TEST(DocumentsOfFileTest, AByteOrderMarkIsNoText) {
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_EQ(Read("a.txt", FileKind::kText, mark + "text\n").at(0).text, "text\n");
+  EXPECT_EQ(Read("a.md", FileKind::kMarkdown, mark + "# Top\n\nBody.\n").at(0).text,
+            "Top\n\nBody.\n");
+  EXPECT_TRUE(Read("a.txt", FileKind::kText, mark).empty());
+}
+
+TEST(DocumentsOfFileTest, CallsOfToolsHaveNoText) {
+  const auto exchanges = Read("c.jsonl", FileKind::kChat,
+                              R"({"role": "user", "content": "Weather?"})"
+                              "\n"
+                              R"({"role": "assistant", "content": null, "tool_calls": []})"
+                              "\n"
+                              R"({"role": "assistant", "tool_calls": []})"
+                              "\n"
+                              R"({"role": "tool", "content": "Rain."})"
+                              "\n"
+                              R"({"role": "assistant", "content": "It rains."})"
+                              "\n");
+  ASSERT_EQ(exchanges.size(), 1u);
+  EXPECT_EQ(exchanges[0].text, "user: Weather?\ntool: Rain.\nassistant: It rains.\n");
+}
+
 TEST(DocumentsOfFileTest, BadChatLinesAreNamed) {
   for (const char* bad :
        {"not json", "[1]", "{}", R"({"role": "user"})", R"({"role": 1, "content": "x"})",

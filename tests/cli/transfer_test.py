@@ -159,6 +159,22 @@ class IngestTest(CliTest):
         report = self.ingest("notes", "--dry-run")
         self.assertEqual(self.counts(report), (4, 0, 0, 0))
         self.assertEqual(self.keys(), [])
+        self.assertEqual(self.counts(self.ingest("notes", "--dry-run", "-c", "new")), (4, 0, 0, 0))
+        listed = self.result("collections", "list", self.db)["collections"]
+        self.assertEqual([c["name"] for c in listed], ["default"])
+
+    def test_names_that_cannot_be_keys_are_reported(self):
+        with open(bytes(self.notes) + b"/caf\xe9.txt", "w", encoding="utf-8") as file:
+            file.write("A name in Latin-1.")
+        deep = self.notes / "/".join(["d" * 200] * 5)
+        deep.mkdir(parents=True)
+        (deep / "fits.md").write_text("Fits.")
+        (deep / "too-long.md").write_text("# One\n\nFits.\n\n# " + "two" * 20 + "\n\nDoes not.")
+        report = self.ingest("notes")
+        self.assertEqual(len(report["skipped"]), 2, report)
+        self.assertIn("UTF-8", report["skipped"][0]["reason"])
+        self.assertIn("too long", report["skipped"][1]["reason"])
+        self.assertEqual(report["added"], 5)
 
     def test_files_that_are_not_text_are_reported(self):
         (self.notes / "latin1.txt").write_bytes(b"caf\xe9")
