@@ -131,8 +131,8 @@ int Run(int argc, char** argv) {
 }  // namespace msadb::cli
 
 int main(int argc, char** argv) {
-  msadb::cli::InstallInterruptHandler();
   try {
+    msadb::cli::InstallInterruptHandler();
     return msadb::cli::Run(argc, argv);
   } catch (const std::bad_alloc&) {
     return msadb::cli::Fail(argc, argv, msadb::Status::ResourceExhausted("out of memory"));

@@ -359,6 +359,9 @@ rocksdb::Options StoreImpl::DbOptions(bool create) const {
   o.db_write_buffer_size = WriteBufferBytes();
   o.max_total_wal_size = 4 * WriteBufferBytes();
   o.max_background_jobs = 2;
+  // With more, RocksDB starts threads to open tables, and where one cannot be started (no memory, a
+  // limit on processes) it ends the whole process.
+  o.max_file_opening_threads = 1;
   o.stats_dump_period_sec = 0;
   o.stats_persist_period_sec = 0;
   o.skip_stats_update_on_db_open = true;

@@ -6,7 +6,8 @@ import subprocess
 import time
 import unittest
 
-from support import (CORRUPTION, MODEL_A, MODEL_B, NOT_FOUND, OK, STATE, UNAVAILABLE, USAGE, CliTest)
+from support import (BIN, CORRUPTION, MODEL_A, MODEL_B, NOT_FOUND, OK, RESOURCES, STATE, UNAVAILABLE,
+                     USAGE, CliTest)
 
 
 class CreateTest(CliTest):
@@ -248,6 +249,31 @@ class MaintenanceTest(CliTest):
         self.assertTrue(self.result("search", self.db, "secret word")["hits"])
         self.assertTrue(self.result("verify", self.db)["ok"])
         self.fail_with(USAGE, "InvalidArgument", "reencode", self.db)
+
+
+class MemoryTest(CliTest):
+    def test_too_little_memory_is_an_error(self):
+        self.create()
+        self.insert("kept")
+        # One thread, so that what is left for the program does not depend on the machine's cores.
+        environment = {**self.environment(), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+        def run(limit, *arguments):
+            return subprocess.run(["prlimit", f"--as={limit << 20}", "--core=0", BIN, *arguments],
+                                  capture_output=True, timeout=60, env=environment, check=False)
+
+        if run(2048, "list", self.db).returncode != OK:
+            self.skipTest("this build needs too much address space, as sanitizers do")
+        refused = 0
+        for limit in range(360, 800, 20):  # far below, OpenBLAS never returns from being loaded
+            process = run(limit, "list", self.db, "--json")
+            self.assertIn(process.returncode, (OK, RESOURCES), (limit, process))
+            if process.returncode == RESOURCES:
+                refused += 1
+                error = json.loads(process.stdout)["error"]
+                self.assertEqual(error["code"], "ResourceExhausted", (limit, process))
+        self.assertGreater(refused, 0)
+        self.assertEqual(self.count(), 1)
 
 
 class UsageTest(CliTest):
