@@ -55,10 +55,8 @@ Result<std::shared_ptr<storage::Store>> OpenExisting(const std::string& folder,
   }
   const Status same = store->CheckModel(fingerprint, description);
   if (same.code() == StatusCode::kFailedPrecondition) {
-    return Status::FailedPrecondition(
-        std::string(same.message()) +
-        "; open it with the model it was made with, or adopt the other one with "
-        "Database::Reencode (`msadb reencode`)");
+    return Status::FailedPrecondition(std::string(same.message()) +
+                                      " (Database::Reencode, `msadb reencode`)");
   }
   MSADB_RETURN_IF_ERROR(same);
   if (!resolved->path.empty() && !options.read_only &&

@@ -545,7 +545,8 @@ Status StoreImpl::CheckModel(std::string_view fingerprint, std::string_view desc
   };
   return Status::FailedPrecondition(
       folder_ + " holds the memory of " + name(model_description_, fingerprint_) + ", not of " +
-      name(description, fingerprint));
+      name(description, fingerprint) +
+      "; open it with the model it was made with, or re-encode it for the other one");
 }
 
 Status StoreImpl::SetModel(std::string_view fingerprint, std::string_view description) try {
