@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <new>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -21,6 +22,12 @@ std::invoke_result_t<Fn> Guard(Fn&& fn) {
     return Status::ResourceExhausted(
         "out of memory; lower Options::index_bytes_max or block_cache_bytes, or use smaller "
         "batches");
+  } catch (const std::system_error& e) {
+    if (e.code() == std::errc::resource_unavailable_try_again) {
+      return Status::ResourceExhausted(
+          "a thread could not be started; free memory, or raise the limit on processes");
+    }
+    return Status::Internal(e.what()).WithContext("unexpected exception");
   } catch (const std::exception& e) {
     return Status::Internal(e.what()).WithContext("unexpected exception");
   } catch (...) {
