@@ -37,7 +37,7 @@ Result<std::shared_ptr<CollectionState>> DatabaseImpl::FindState(std::string_vie
   auto info = engine_.store->FindCollection(name);
   if (info.status().code() == StatusCode::kNotFound) {
     return Status::NotFound("no collection '" + std::string(name) +
-                            "'; create it with CreateCollection");
+                            "'; create it first");
   }
   if (!info.ok()) return info.status();
   return StateOf(info->id, info->name);

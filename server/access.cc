@@ -159,7 +159,7 @@ Status Principal::CheckServer(Right needed) const {
 
 Status CollectionNotFound(std::string_view collection) {
   return Status::NotFound("no collection '" + std::string(collection) +
-                          "'; create it with CreateCollection");
+                          "'; create it first");
 }
 
 Result<std::vector<TokenStore::Entry>> TokenStore::Parse(std::string_view json) {
