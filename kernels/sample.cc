@@ -5,38 +5,28 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/cpu_features.h"
+
 namespace msadb::kernels {
 
-int32_t ArgMax(const float* logits, size_t count) {
-  // By blocks, in lanes that the compiler keeps in vector registers; only a block that holds a new
-  // best is searched for its place. A vocabulary of 150,000 would otherwise take a tenth of a
-  // decoding step on a GPU.
-  constexpr size_t kLanes = 16, kBlock = 1024;
+int32_t ArgMaxRef(const float* logits, size_t count) {
   int32_t best = -1;
   float best_logit = -std::numeric_limits<float>::infinity();
-  for (size_t begin = 0; begin < count; begin += kBlock) {
-    const size_t end = std::min(begin + kBlock, count);
-    float largest[kLanes];
-    uint32_t is_nan[kLanes] = {};
-    std::fill_n(largest, kLanes, -std::numeric_limits<float>::infinity());
-    size_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      const float* const x = logits + i;
-      for (size_t j = 0; j < kLanes; ++j) largest[j] = x[j] > largest[j] ? x[j] : largest[j];
-      for (size_t j = 0; j < kLanes; ++j) is_nan[j] |= x[j] != x[j] ? 1u : 0u;
-    }
-    for (; i < end; ++i) {
-      largest[0] = std::max(largest[0], logits[i]);
-      is_nan[0] |= static_cast<uint32_t>(logits[i] != logits[i]);
-    }
-    if (std::find(is_nan, is_nan + kLanes, 1u) != is_nan + kLanes) return -1;
-    const float block_best = *std::max_element(largest, largest + kLanes);
-    if (block_best > best_logit) {
-      best_logit = block_best;
-      best = static_cast<int32_t>(std::find(logits + begin, logits + end, block_best) - logits);
+  for (size_t i = 0; i < count; ++i) {
+    if (std::isnan(logits[i])) return -1;
+    if (logits[i] > best_logit) {
+      best_logit = logits[i];
+      best = static_cast<int32_t>(i);
     }
   }
   return std::isinf(best_logit) ? -1 : best;
+}
+
+int32_t ArgMax(const float* logits, size_t count) {
+#if MSADB_KERNELS_AVX2
+  if (CpuHasAvx2()) return ArgMaxAvx2(logits, count);
+#endif
+  return ArgMaxRef(logits, count);
 }
 
 int32_t Sample(const SampleParams& p, std::mt19937_64& random,

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 
+#include "kernels/cpu_features.h"
 #include "tests/kernels/kernel_test_util.h"
 
 namespace msadb::kernels {
@@ -19,6 +20,24 @@ TEST(SampleTest, ArgMaxTakesTheFirstOfEquals) {
   EXPECT_EQ(ArgMax(logits.data(), logits.size()), 1);
   const std::vector<float> lowest = {-INFINITY, -1e30f};
   EXPECT_EQ(ArgMax(lowest.data(), 2), 1);
+}
+
+TEST(SampleTest, ArgMaxIsThatOfAPlainLoop) {
+  if (!CpuHasAvx2()) GTEST_SKIP() << "one form only";
+  std::mt19937_64 random(20);
+  for (size_t count : {0, 1, 7, 8, 9, 31, 32, 33, 100, 1000, 4099}) {
+    for (int i = 0; i < 200; ++i) {
+      std::vector<float> logits(count);
+      // Few values, so that equals are common.
+      for (float& logit : logits) logit = static_cast<float>(random() % (i % 2 ? 5 : 1000)) - 700;
+      if (count > 0 && i % 4 == 0) {
+        const float broken[] = {std::nanf(""), INFINITY, -INFINITY, -0.0f};
+        logits[random() % count] = broken[random() % 4];
+      }
+      ASSERT_EQ(ArgMaxAvx2(logits.data(), count), ArgMaxRef(logits.data(), count))
+          << count << " logits, turn " << i;
+    }
+  }
 }
 
 TEST(SampleTest, BrokenLogitsAreReported) {
