@@ -40,7 +40,7 @@ steps=(
 "database|bench-db|500|db_bench --documents 195312 --chunks 8 --query-tokens 64 --device cuda:0 --folder $folder"
 "two|bench-search-two|240|gpu_search_bench --no-faiss --rows 390624,1562496 --devices 0 --devices 0,1"
 "two|index-two|120|index_gpu_test --gtest_brief=1"
-"two|bench-db-two|500|db_bench --documents 195312 --chunks 8 --query-tokens 64 --device cuda:0,1 --folder $folder"
+"two|bench-db-two|300|db_bench --documents 97656 --chunks 8 --query-tokens 64 --device cuda:0,1 --folder $folder"
 "two|bench-question-two|330|gpu_question_bench --rows 1562496 --content-gb \${CONTENT_GB:-60} --seconds 150 --devices 0,1"
 )
 
