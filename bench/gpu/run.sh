@@ -4,6 +4,8 @@
 #
 #   run.sh [--out FOLDER] [--seconds N] STEP|GROUP...     run.sh --list
 #
+# Two of them beside each other, each with its CUDA_VISIBLE_DEVICES, share a machine of two GPUs.
+#
 # FOLDER (default ./out) gets `log`, the whole output of every step, and `summary`, one line a step:
 # result, seconds, name. A step that would begin when less than 20 of the N seconds are left is not
 # started; one that begins later than it should gets what is left. Ends with 1 when a step failed.
@@ -69,11 +71,17 @@ for name in "${wanted[@]}"; do
     fi
     begin=$SECONDS
     echo "=== $step_name: $command" | tee -a "$out/log"
+    start=$(stat -c %s "$out/log")
     timeout -k 5 $((left < limit ? left : limit)) bash -c "$command" 2>&1 | tee -a "$out/log"
     result=${PIPESTATUS[0]}
-    [ "$result" = 0 ] || failed=1
-    printf '%-7s %4d s  %s\n' "$([ "$result" = 0 ] && echo ok || echo "FAIL $result")" \
-      $((SECONDS - begin)) "$step_name" >>"$out/summary"
+    if [ "$result" != 0 ]; then
+      failed=1 verdict="FAIL $result"
+    elif tail -c +$((start + 1)) "$out/log" | grep -qiE 'skipped'; then
+      verdict="ok, skips"
+    else
+      verdict=ok
+    fi
+    printf '%-9s %4d s  %s\n' "$verdict" $((SECONDS - begin)) "$step_name" >>"$out/summary"
   done
   [ $known = 1 ] || { echo "no step or group $name; see --list" >&2; failed=1; }
 done
