@@ -44,6 +44,22 @@ TEST_F(DatabaseTest, OpensAsTheOptionsSay) {
   EXPECT_EQ(info.st_mode & 0777, 0700u);
 }
 
+// Without a GPU, page-locked memory is refused; with one the same goes through it.
+TEST_F(DatabaseTest, ContentGoesToPlainMemoryWherePageLockedIsRefused) {
+  Options options = TestOptions();
+  options.model = MakeFakeModel({.wants_pinned_content = true});
+  for (const char* fact : {"the spare key is under the pot", "the train leaves at nine"}) {
+    const auto db = Open(options);
+    ASSERT_NE(db, nullptr);
+    auto notes = db->OpenCollection("notes");
+    if (!notes.ok()) notes = db->CreateCollection("notes");
+    ASSERT_OK(notes);
+    ASSERT_OK((*notes)->Insert(Doc(fact)));
+    ASSERT_OK_AND(const Answer answer, (*notes)->Ask(fact));  // checks the blocks it gets
+    EXPECT_FALSE(answer.text.empty());
+  }
+}
+
 TEST_F(DatabaseTest, AWrongModelPathLeavesNoDatabaseBehind) {
   Options options = TestOptions();
   options.model = nullptr;

@@ -65,6 +65,7 @@ class FakeModel final : public model::Model {
   size_t top_k() const override { return 4; }
   size_t document_tokens_max() const override { return options_.document_tokens_max; }
   std::string_view routing_metric() const override { return "cosine"; }
+  bool wants_pinned_content() const override { return options_.wants_pinned_content; }
 
   Result<size_t> CountTokens(std::string_view text) const override { return Words(text).size(); }
   Result<size_t> CountDocumentTokens(const model::DocumentInput& document) const override {

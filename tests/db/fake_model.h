@@ -19,7 +19,8 @@ namespace msadb::db {
 
 struct FakeModelOptions {
   std::string fingerprint = std::string(64, 'f');
-  size_t document_tokens_max = 64;  // words, number included
+  size_t document_tokens_max = 64;    // words, number included
+  bool wants_pinned_content = false;  // as a model on a GPU does
   // Called at the start of every Answer with its stop token; may block, for a test that needs a
   // question to last.
   std::function<void(const std::stop_token&)> on_answer;
