@@ -28,8 +28,8 @@ def installed(tmp_path_factory):
     # Without isolation, so that the pinned build tools are used and nothing is fetched. CUDA adds
     # nothing to what is tested here, and much to the build.
     run([sys.executable, "-m", "pip", "wheel", SOURCE, "--no-build-isolation", "--no-deps", "--no-index",
-         "--disable-pip-version-check", "-w", folder, "-C", f"build-dir={BUILD}/python/wheel",
-         "-C", "cmake.define.MSADB_CUDA=OFF"])
+         "--disable-pip-version-check", "-w", folder, "--config-settings", f"build-dir={BUILD}/python/wheel",
+         "--config-settings", "cmake.define.MSADB_CUDA=OFF"])
     [wheel] = folder.glob("msadb-*.whl")
     run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--disable-pip-version-check",
          "--target", folder / "site", wheel])
