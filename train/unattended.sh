@@ -8,6 +8,7 @@
 #   PACKED, model.tar.xz.00, ...   the trained model in parts of 15 MiB, before evaluation starts; sha256 beside it
 #   raw.tar.xz                     results and training log, made again every half minute
 #   DONE                           when all is over
+# Nobody may empty OUT meanwhile: what is in it is made once.
 # Variables are those of train/run_all.sh; ABLATE=1 adds its ablation, ONLY=ablate does nothing else.
 set -uo pipefail
 cd "$(dirname "$0")/.."
