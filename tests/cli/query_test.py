@@ -4,11 +4,12 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import unittest
 
-from support import CANCELLED, DEADLINE, NOT_FOUND, OK, USAGE, CliTest
+from support import CANCELLED, DEADLINE, MODEL_A, NOT_FOUND, OK, USAGE, CliTest
 
 FACTS = [f"Fact {i}: the house number {i} has a {color} door."
          for i, color in enumerate(("red", "green", "blue", "white", "black", "yellow"))]
@@ -129,9 +130,16 @@ class TerminalTest(CliTest):
         self.assertEqual(outcome.err, "")
 
     def test_an_answer_is_streamed_and_ctrl_c_stops_it(self):
-        self.insert("The door is blue.")
-        # A hot temperature keeps a random model from ending its answer early.
-        process = self.start_cli("ask", self.db, "Which door?", "--max-tokens", 3500,
+        # A model that nothing stops: its answer of 100,000 tokens would take minutes.
+        model = self.folder / "endless"
+        shutil.copytree(MODEL_A, model)
+        (model / "templates.json").write_text('{"stop": []}')
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 200_000}))
+        endless = self.folder / "endless-db"
+        self.succeed("create", endless, "--model", model)
+        self.succeed("insert", endless, "The door is blue.")
+        process = self.start_cli("ask", endless, "Which door?", "--max-tokens", 100_000,
                                  "--temperature", 10, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE)
         first = os.read(process.stdout.fileno(), 16)
