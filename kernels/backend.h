@@ -175,6 +175,20 @@ class Backend {
     MSADB_RETURN_IF_ERROR(Rope(q, tokens, heads, head_dim, angles));
     return Rope(k, tokens, kv_heads, head_dim, angles);
   }
+  // NormRope of one token of each of several sequences, after which row i of k and of v is also the
+  // last row of keys[i].
+  virtual Status NormRopeAppend(Tensor q, Tensor k, Tensor v, std::span<const OwnKeys> keys,
+                                size_t heads, size_t kv_heads, size_t head_dim,
+                                const Vector* q_norm, const Vector* k_norm, float epsilon,
+                                const Angles& angles) {
+    MSADB_RETURN_IF_ERROR(NormRope(q, k, keys.size(), heads, kv_heads, head_dim, q_norm, k_norm,
+                                   epsilon, angles));
+    for (size_t i = 0; i < keys.size(); ++i) {
+      MSADB_RETURN_IF_ERROR(CopyPair(k.At(i), keys[i].k.At(keys[i].rows - 1), v.At(i),
+                                     keys[i].v.At(keys[i].rows - 1), 1, kv_heads * head_dim));
+    }
+    return Status::Ok();
+  }
   // Two copies of the same shape: keys and values.
   virtual Status CopyPair(Tensor from_a, Tensor to_a, Tensor from_b, Tensor to_b, size_t rows,
                           size_t width) {

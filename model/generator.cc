@@ -169,7 +169,6 @@ Status Generator::MakeRoom(Context* context) try {
 
 Status Generator::Step(std::span<const Next> sequences) try {
   const size_t n = sequences.size();
-  const auto kv_dim = static_cast<size_t>(config_.kv_dim());
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
   std::vector<std::vector<float>*> logits;
@@ -185,15 +184,11 @@ Status Generator::Step(std::span<const Next> sequences) try {
   MSADB_RETURN_IF_ERROR(states_.Embed(tokens));
   std::vector<kernels::OwnKeys> keys(n);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
-    MSADB_RETURN_IF_ERROR(states_.Project(layer, n, *angles));
     for (size_t i = 0; i < n; ++i) {
       Context::Layer& own = sequences[i].context->layers[static_cast<size_t>(layer)];
-      keys[i] = {own.keys->tensor(), own.values->tensor(), own.rows + 1};
-      MSADB_RETURN_IF_ERROR(backend_.CopyPair(states_.k().At(i), keys[i].k.At(own.rows),
-                                              states_.v().At(i), keys[i].v.At(own.rows), 1,
-                                              kv_dim));
-      ++own.rows;
+      keys[i] = {own.keys->tensor(), own.values->tensor(), ++own.rows};
     }
+    MSADB_RETURN_IF_ERROR(states_.ProjectEach(layer, keys, *angles));
     MSADB_RETURN_IF_ERROR(states_.AttendEach(layer, keys));
     MSADB_RETURN_IF_ERROR(states_.Mlp(layer, 0, n));
   }

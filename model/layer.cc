@@ -50,6 +50,21 @@ Status TokenStates::Project(int layer, size_t tokens, const kernels::Angles& ang
                                             *w.qkv, normed(), qkv_->tensor()));
   MSADB_RETURN_IF_ERROR(backend_.NormRope(q(), k(), tokens, n_heads_, n_kv_heads_, head_dim_,
                                           w.q_norm.get(), w.k_norm.get(), epsilon_, angles));
+  return SeeProjected(layer, tokens);
+}
+
+Status TokenStates::ProjectEach(int layer, std::span<const kernels::OwnKeys> keys,
+                                const kernels::Angles& angles) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  MSADB_RETURN_IF_ERROR(backend_.NormMatmul(states_->tensor(), keys.size(), *w.input_norm, epsilon_,
+                                            *w.qkv, normed(), qkv_->tensor()));
+  MSADB_RETURN_IF_ERROR(backend_.NormRopeAppend(q(), k(), v(), keys, n_heads_, n_kv_heads_,
+                                                head_dim_, w.q_norm.get(), w.k_norm.get(), epsilon_,
+                                                angles));
+  return SeeProjected(layer, keys.size());
+}
+
+Status TokenStates::SeeProjected(int layer, size_t tokens) {
   MSADB_RETURN_IF_ERROR(See("q", layer, q(), tokens, q_dim_));
   MSADB_RETURN_IF_ERROR(See("k", layer, k(), tokens, kv_dim_));
   return See("v", layer, v(), tokens, kv_dim_);

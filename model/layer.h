@@ -45,10 +45,14 @@ class TokenStates {
 
   // Fills normed(), q(), k() and v() of the first `tokens` tokens.
   Status Project(int layer, size_t tokens, const kernels::Angles& angles);
+  // The same for tokens 0 .. keys.size() - 1 of different sequences, whose k() and v() also become
+  // the last rows of keys[i].
+  Status ProjectEach(int layer, std::span<const kernels::OwnKeys> keys,
+                     const kernels::Angles& angles);
   // Tokens [first, first + count): `segments` index rows of q() and of `keys` and `values`.
   Status Attend(int layer, size_t first, size_t count, kernels::Tensor keys, kernels::Tensor values,
                 std::span<const kernels::AttentionSegment> segments);
-  // Tokens 0 .. keys.size() - 1, each over keys and values of its own.
+  // Tokens 0 .. keys.size() - 1, each over keys and values of its own, its own included.
   Status AttendEach(int layer, std::span<const kernels::OwnKeys> keys);
   Status Mlp(int layer, size_t first, size_t count);
 
@@ -64,6 +68,7 @@ class TokenStates {
   kernels::Tensor v() const { return qkv_->tensor().At(0, q_dim_ + kv_dim_); }  // [tokens, G D]
 
  private:
+  Status SeeProjected(int layer, size_t tokens);
   // The tokens from `first` on.
   Status Head(size_t first, std::span<std::vector<float>* const> logits);
   Status See(std::string_view name, int layer, kernels::Tensor x, size_t rows, size_t width);

@@ -33,28 +33,27 @@ struct Params {
   DecodeSegment segments[kDecodeSegmentsMax];
 };
 
+// Dimensions begin .. begin + 7 of a row, as four pairs; zero past the head's end.
 template <bool kVector>
-__device__ __forceinline__ void Load8(const bf16* row, unsigned begin, unsigned head_dim,
-                                      float (&x)[8]) {
+__device__ __forceinline__ uint4 Load8(const bf16* row, unsigned begin, unsigned head_dim) {
+  uint4 words = {};
   if (kVector) {
-    if (begin < head_dim) {
-      const uint4 words = *reinterpret_cast<const uint4*>(row + begin);
-      x[0] = Low(words.x), x[1] = High(words.x), x[2] = Low(words.y), x[3] = High(words.y);
-      x[4] = Low(words.z), x[5] = High(words.z), x[6] = Low(words.w), x[7] = High(words.w);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] = 0;
-    }
+    if (begin < head_dim) words = *reinterpret_cast<const uint4*>(row + begin);
   } else {
+    float x[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = begin + i < head_dim ? ToFloat(row[begin + i]) : 0.0f;
+    words = {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])};
   }
+  return words;
+}
+
+__device__ __forceinline__ void Unpack8(const uint4& words, float (&x)[8]) {
+  x[0] = Low(words.x), x[1] = High(words.x), x[2] = Low(words.y), x[3] = High(words.y);
+  x[4] = Low(words.z), x[5] = High(words.z), x[6] = Low(words.w), x[7] = High(words.w);
 }
 
 // (m, l, acc) of two disjoint key sets become those of their union.
-struct Softmax {
-  float m, l;
-};
 __device__ __forceinline__ void MergeWeights(float& m, float other_m, float& mine, float& other) {
   const float top = fmaxf(m, other_m);
   mine = m == -INFINITY ? 0.0f : exp2f(m - top);
@@ -78,12 +77,37 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   const unsigned first_head = kv_head * p.group + set * kGroupMax;
   const unsigned n_heads = min(unsigned{kGroupMax}, p.group - set * kGroupMax);
 
+  const unsigned keys = segment.keys;
+  const unsigned share = (keys + p.splits - 1) / p.splits;
+  const unsigned key_end = min(keys, (split + 1) * share);
+  const size_t head_offset = kv_head * size_t{p.head_dim};
+  constexpr unsigned kStep = kWarps * kKeysPerWarp;
+  // Keys and values under way at once: all of a split that has kKeysPerSplitMin of them.
+  constexpr int kUnroll = 4;
+  uint4 key_words[kUnroll], value_words[kUnroll];
+  const auto load = [&](unsigned base) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const unsigned at = min(base + u * kStep + warp * kKeysPerWarp + slot, keys - 1);
+      key_words[u] =
+          Load8<kVector>(all_keys + at * segment.k_stride + head_offset, begin, p.head_dim);
+      value_words[u] =
+          Load8<kVector>(all_values + at * segment.v_stride + head_offset, begin, p.head_dim);
+    }
+  };
+  load(split * share);
+
   float q[kGroupMax][8], acc[kGroupMax][8], m[kGroupMax], l[kGroupMax];
+  uint4 q_words[kGroupMax];
 #pragma unroll
   for (int h = 0; h < kGroupMax; ++h) {
     const unsigned head = first_head + min(unsigned(h), n_heads - 1);
-    Load8<kVector>(p.q + segment.query * p.q_stride + head * size_t{p.head_dim}, begin, p.head_dim,
-                   q[h]);
+    q_words[h] = Load8<kVector>(p.q + segment.query * p.q_stride + head * size_t{p.head_dim}, begin,
+                                p.head_dim);
+  }
+#pragma unroll
+  for (int h = 0; h < kGroupMax; ++h) {
+    Unpack8(q_words[h], q[h]);
     m[h] = -INFINITY;
     l[h] = 0;
 #pragma unroll
@@ -93,28 +117,19 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
     }
   }
 
-  const unsigned keys = segment.keys;
-  const unsigned share = (keys + p.splits - 1) / p.splits;
-  const unsigned key_end = min(keys, (split + 1) * share);
-  const size_t head_offset = kv_head * size_t{p.head_dim};
-  constexpr unsigned kStep = kWarps * kKeysPerWarp;
-  constexpr int kUnroll = 2;
   for (unsigned base = split * share; base < key_end; base += kStep * kUnroll) {
-    float key[kUnroll][8], value[kUnroll][8];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const unsigned at = min(base + u * kStep + warp * kKeysPerWarp + slot, keys - 1);
-      Load8<kVector>(all_keys + at * segment.k_stride + head_offset, begin, p.head_dim, key[u]);
-      Load8<kVector>(all_values + at * segment.v_stride + head_offset, begin, p.head_dim, value[u]);
-    }
+    if (base > split * share) load(base);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const bool valid = base + u * kStep + warp * kKeysPerWarp + slot < key_end;
+      float key[8], value[8];
+      Unpack8(key_words[u], key);
+      Unpack8(value_words[u], value);
 #pragma unroll
       for (int h = 0; h < kGroupMax; ++h) {
         float score = 0;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) score = fmaf(q[h][i], key[u][i], score);
+        for (int i = 0; i < 8; ++i) score = fmaf(q[h][i], key[i], score);
 #pragma unroll
         for (unsigned step = kLanes / 2; step > 0; step /= 2) {
           score += __shfl_xor_sync(~0u, score, step);
@@ -126,7 +141,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
         m[h] = top;
         l[h] = l[h] * keep + weight;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(weight, value[u][i], acc[h][i] * keep);
+        for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(weight, value[i], acc[h][i] * keep);
       }
     }
   }
@@ -198,19 +213,37 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   __syncthreads();
   if (!is_last) return;
   __threadfence();
+  // One warp a head finds what each block's values weigh, so that no load waits for another.
+  static_assert(kWarps >= kGroupMax && kDecodeSplitsMax <= 64);
+  __shared__ float weights[kGroupMax][kDecodeSplitsMax];
+  if (warp < n_heads) {
+    float block_m[2], block_l[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const unsigned s = lane + 32 * i;
+      const float* const from = partial + (size_t{s} * kGroupMax + warp) * kRow;
+      block_m[i] = s < p.splits ? __ldcg(from + kPad) : -INFINITY;
+      block_l[i] = s < p.splits ? __ldcg(from + kPad + 1) : 0.0f;
+    }
+    float top = fmaxf(block_m[0], block_m[1]);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    const float low = exp2f(block_m[0] - top), high = exp2f(block_m[1] - top);
+    const float sum = WarpSum(low * block_l[0] + high * block_l[1]);
+    weights[warp][lane] = low / sum;
+    weights[warp][lane + 32] = high / sum;
+  }
+  __syncthreads();
   for (unsigned i = threadIdx.x; i < n_heads * kPad; i += kThreads) {
     const unsigned h = i / kPad, d = i % kPad;
-    float top = -INFINITY, sum = 0, value = 0;
+    float value = 0;
+#pragma unroll 8
     for (unsigned s = 0; s < p.splits; ++s) {
-      const float* const from = partial + (size_t{s} * kGroupMax + h) * kRow;
-      float mine, other;
-      MergeWeights(top, __ldcg(from + kPad), mine, other);
-      sum = sum * mine + __ldcg(from + kPad + 1) * other;
-      value = value * mine + __ldcg(from + d) * other;
+      value += weights[h][s] * __ldcg(partial + (size_t{s} * kGroupMax + h) * kRow + d);
     }
     if (d < p.head_dim) {
       p.out[segment.query * p.out_stride + (first_head + h) * size_t{p.head_dim} + d] =
-          FromFloat<bf16>(value / sum);
+          FromFloat<bf16>(value);
     }
   }
   if (threadIdx.x == 0) p.counters[item] = 0;  // for the next launch

@@ -23,6 +23,8 @@ constexpr size_t kSumBytes = 4;         // float32
 constexpr size_t kCublasWorkspaceBytes = size_t{32} << 20;
 constexpr size_t kInputAreaBytes = size_t{16} << 20;
 constexpr size_t kOutputAreaBytes = size_t{96} << 20;
+// From here on the copy engine is faster than a kernel that writes to the host.
+constexpr size_t kCopyEngineBytes = size_t{64} << 10;
 
 class CudaActivations : public Activations {
  public:
@@ -211,8 +213,16 @@ class CudaBackend : public Backend {
     for (size_t begin = 0; begin < rows; begin += rows_max) {
       const size_t count = std::min(rows_max, rows - begin);
       MSADB_ASSIGN_OR_RETURN(float* const area, HostResult(to + begin * width, count * width));
-      MSADB_CUDA_RETURN_IF_ERROR(LaunchCopy(ToRows(from.At(begin)), {area, width, sizeof(float)},
-                                            {}, {}, count, width, stream()));
+      const Tensor rows_from = from.At(begin);
+      const size_t bytes = count * width * sizeof(float);
+      const bool contiguous = count == 1 || rows_from.stride == width;
+      if (bytes >= kCopyEngineBytes && contiguous && rows_from.element_bytes == sizeof(float)) {
+        MSADB_CUDA_RETURN_IF_ERROR(
+            cudaMemcpyAsync(area, rows_from.data, bytes, cudaMemcpyDeviceToHost, stream()));
+        continue;
+      }
+      MSADB_CUDA_RETURN_IF_ERROR(LaunchCopy(ToRows(rows_from), {area, width, sizeof(float)}, {}, {},
+                                            count, width, stream()));
     }
     return Status::Ok();
   }
@@ -278,7 +288,7 @@ class CudaBackend : public Backend {
       p.tokens = tokens;
       p.accumulate = accumulate;
       if (GemvFits(p)) {
-        MSADB_CUDA_RETURN_IF_ERROR(LaunchGemv(p, stream()));
+        MSADB_CUDA_RETURN_IF_ERROR(LaunchGemv(p, multiprocessors_, stream()));
       } else {
         MSADB_RETURN_IF_ERROR(LargeProduct(p));
       }
@@ -296,7 +306,7 @@ class CudaBackend : public Backend {
         return Backend::NormMatmul(x, tokens, norm, epsilon, weight, normed, y);
       }
     }
-    for (const GemvParams& p : products) MSADB_CUDA_RETURN_IF_ERROR(LaunchGemv(p, stream()));
+    for (const GemvParams& p : products) MSADB_CUDA_RETURN_IF_ERROR(LaunchGemv(p, multiprocessors_, stream()));
     return Status::Ok();
   }
 
@@ -312,19 +322,46 @@ class CudaBackend : public Backend {
     }
     products[0].y = ToRows(out);
     products[0].gated = true;
-    MSADB_CUDA_RETURN_IF_ERROR(LaunchGemv(products[0], stream()));
+    MSADB_CUDA_RETURN_IF_ERROR(LaunchGemv(products[0], multiprocessors_, stream()));
     return Status::Ok();
   }
 
   Status Rope(Tensor x, size_t tokens, size_t heads, size_t head_dim,
               const Angles& angles) override {
-    return RotateHeads(x, {}, tokens, heads, 0, head_dim, nullptr, nullptr, 0, angles);
+    return NormRope(x, {}, tokens, heads, 0, head_dim, nullptr, nullptr, 0, angles);
   }
 
   Status NormRope(Tensor q, Tensor k, size_t tokens, size_t heads, size_t kv_heads, size_t head_dim,
                   const Vector* q_norm, const Vector* k_norm, float epsilon,
                   const Angles& angles) override {
-    return RotateHeads(q, k, tokens, heads, kv_heads, head_dim, q_norm, k_norm, epsilon, angles);
+    MSADB_RETURN_IF_ERROR(Use());
+    MSADB_CUDA_RETURN_IF_ERROR(LaunchNormRope(
+        ToParams(q, k, tokens, heads, kv_heads, head_dim, q_norm, k_norm, epsilon, angles), nullptr,
+        stream()));
+    return Status::Ok();
+  }
+
+  Status NormRopeAppend(Tensor q, Tensor k, Tensor v, std::span<const OwnKeys> keys, size_t heads,
+                        size_t kv_heads, size_t head_dim, const Vector* q_norm,
+                        const Vector* k_norm, float epsilon, const Angles& angles) override {
+    const bool same_type = std::all_of(keys.begin(), keys.end(), [&](const OwnKeys& own) {
+      return own.k.element_bytes == k.element_bytes && own.v.element_bytes == k.element_bytes;
+    });
+    if (keys.size() > kDecodeSegmentsMax || !same_type || v.element_bytes != k.element_bytes) {
+      return Backend::NormRopeAppend(q, k, v, keys, heads, kv_heads, head_dim, q_norm, k_norm,
+                                     epsilon, angles);
+    }
+    MSADB_RETURN_IF_ERROR(Use());
+    NormRopeParams p =
+        ToParams(q, k, keys.size(), heads, kv_heads, head_dim, q_norm, k_norm, epsilon, angles);
+    p.v = ToRows(v);
+    AppendRows append;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      append.k[i] = keys[i].k.At(keys[i].rows - 1).data;
+      append.v[i] = keys[i].v.At(keys[i].rows - 1).data;
+    }
+    MSADB_CUDA_RETURN_IF_ERROR(LaunchNormRope(p, &append, stream()));
+    return Status::Ok();
   }
 
   Status Attention(Tensor q, Tensor k, Tensor v, Tensor out,
@@ -679,15 +716,23 @@ class CudaBackend : public Backend {
         "cublasGemmEx");
   }
 
-  Status RotateHeads(Tensor q, Tensor k, size_t tokens, size_t heads, size_t kv_heads,
-                     size_t head_dim, const Vector* q_norm, const Vector* k_norm, float epsilon,
-                     const Angles& angles) {
-    MSADB_RETURN_IF_ERROR(Use());
+  static NormRopeParams ToParams(Tensor q, Tensor k, size_t tokens, size_t heads, size_t kv_heads,
+                                 size_t head_dim, const Vector* q_norm, const Vector* k_norm,
+                                 float epsilon, const Angles& angles) {
     const auto& table = static_cast<const CudaAngles&>(angles);
-    MSADB_CUDA_RETURN_IF_ERROR(LaunchNormRope(ToRows(q), ToRows(k), tokens, heads, kv_heads,
-                                              head_dim, Values(q_norm), Values(k_norm), epsilon,
-                                              table.cosines(), table.sines(), stream()));
-    return Status::Ok();
+    NormRopeParams p;
+    p.q = ToRows(q);
+    p.k = ToRows(k);
+    p.tokens = static_cast<unsigned>(tokens);
+    p.heads = static_cast<unsigned>(heads);
+    p.kv_heads = static_cast<unsigned>(kv_heads);
+    p.head_dim = static_cast<unsigned>(head_dim);
+    p.q_norm = Values(q_norm);
+    p.k_norm = Values(k_norm);
+    p.epsilon = epsilon;
+    p.cosines = table.cosines();
+    p.sines = table.sines();
+    return p;
   }
 
   static Status CheckHeadDim(size_t head_dim) {

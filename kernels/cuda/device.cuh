@@ -3,8 +3,9 @@
 // Every kernel is launched with programmatic serialisation: its blocks may start while the kernel
 // before it drains, and read what that kernel wrote only after GridWait(). Every kernel therefore
 // calls GridWait() before it touches activations (weights it may read earlier) and GridRelease() to
-// let the next one start. A decoding step is some 250 short kernels; this hides most of the gaps
-// between them.
+// let the next one start. A decoding step is some 220 short kernels; this hides most of the gaps
+// between them. All ask for the same division of a multiprocessor's memory, the largest part shared:
+// kernels that want different ones cannot be on it at the same time.
 #ifndef MSADB_KERNELS_CUDA_DEVICE_CUH_
 #define MSADB_KERNELS_CUDA_DEVICE_CUH_
 
@@ -41,11 +42,13 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, s
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
 }
 

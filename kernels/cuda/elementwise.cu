@@ -45,28 +45,43 @@ __global__ void RmsNormKernel(const X* x, size_t x_stride, unsigned rows, unsign
   }
 }
 
-// One warp a head of a token, queries first. A lane holds the pairs (j, j + half) of
-// j = lane, lane + 32, ...
+// One warp a head of a token: queries, then keys, then, with kAppend, values. A lane holds the pairs
+// (j, j + half) of j = lane, lane + 32, ...
 constexpr int kPairsMax = 8;
-template <typename Q>
-__global__ void NormRopeKernel(Q* q, size_t q_stride, Q* k, size_t k_stride, unsigned tokens,
-                               unsigned heads, unsigned kv_heads, unsigned head_dim,
-                               const float* q_norm, const float* k_norm, float epsilon,
-                               const float* cosines, const float* sines) {
+template <typename Q, bool kAppend>
+__global__ void NormRopeKernel(const __grid_constant__ NormRopeParams p,
+                               const __grid_constant__ AppendRows append) {
   GridRelease();
-  GridWait();
   const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
   const unsigned lane = threadIdx.x % 32;
-  const unsigned token = item / (heads + kv_heads);
-  unsigned head = item % (heads + kv_heads);
-  if (token >= tokens) return;
-  const bool is_key = head >= heads;
-  if (is_key) head -= heads;
-  Q* const x = is_key ? k + token * k_stride + head * size_t{head_dim}
-                      : q + token * q_stride + head * size_t{head_dim};
-  const float* const norm = is_key ? k_norm : q_norm;
-  const unsigned half = head_dim / 2;
-  float low[kPairsMax], high[kPairsMax];
+  const unsigned items = p.heads + p.kv_heads * (kAppend ? 2 : 1);
+  const unsigned token = item / items;
+  const unsigned head = item % items;
+  if (token >= p.tokens) return;
+  const bool is_key = head >= p.heads;
+  const bool is_value = kAppend && head >= p.heads + p.kv_heads;
+  const float* const norm = is_value ? nullptr : is_key ? p.k_norm : p.q_norm;
+  const unsigned half = p.head_dim / 2;
+  float low_norm[kPairsMax], high_norm[kPairsMax];  // weights: not the kernel before's
+#pragma unroll
+  for (int i = 0; i < kPairsMax; ++i) {
+    const unsigned j = lane + 32 * i;
+    if (j >= half || norm == nullptr) break;
+    low_norm[i] = __ldg(norm + j);
+    high_norm[i] = __ldg(norm + j + half);
+  }
+  GridWait();
+  if (is_value) {
+    const unsigned begin = (head - p.heads - p.kv_heads) * p.head_dim;
+    const Q* const from = static_cast<const Q*>(p.v.data) + token * p.v.stride + begin;
+    Q* const to = static_cast<Q*>(append.v[token]) + begin;
+    for (unsigned i = lane; i < p.head_dim; i += 32) to[i] = from[i];
+    return;
+  }
+  const unsigned begin = (is_key ? head - p.heads : head) * p.head_dim;
+  const Rows& rows = is_key ? p.k : p.q;
+  Q* const x = static_cast<Q*>(rows.data) + token * rows.stride + begin;
+  float low[kPairsMax], high[kPairsMax], cosine[kPairsMax], sine[kPairsMax];
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < kPairsMax; ++i) {
@@ -74,22 +89,29 @@ __global__ void NormRopeKernel(Q* q, size_t q_stride, Q* k, size_t k_stride, uns
     if (j >= half) break;
     low[i] = ToFloat(x[j]);
     high[i] = ToFloat(x[j + half]);
+    cosine[i] = p.cosines[token * size_t{half} + j];
+    sine[i] = p.sines[token * size_t{half} + j];
     squares += low[i] * low[i] + high[i] * high[i];
   }
   float scale = 1;
   if (norm != nullptr) {
-    scale = rsqrtf(WarpSum(squares) / static_cast<float>(head_dim) + epsilon);
+    scale = rsqrtf(WarpSum(squares) / static_cast<float>(p.head_dim) + p.epsilon);
   }
 #pragma unroll
   for (int i = 0; i < kPairsMax; ++i) {
     const unsigned j = lane + 32 * i;
     if (j >= half) break;
-    const float a = norm != nullptr ? low[i] * scale * norm[j] : low[i];
-    const float b = norm != nullptr ? high[i] * scale * norm[j + half] : high[i];
-    const float cosine = cosines[token * size_t{half} + j];
-    const float sine = sines[token * size_t{half} + j];
-    x[j] = FromFloat<Q>(a * cosine - b * sine);
-    x[j + half] = FromFloat<Q>(b * cosine + a * sine);
+    const float a = norm != nullptr ? low[i] * scale * low_norm[i] : low[i];
+    const float b = norm != nullptr ? high[i] * scale * high_norm[i] : high[i];
+    const Q rotated_low = FromFloat<Q>(a * cosine[i] - b * sine[i]);
+    const Q rotated_high = FromFloat<Q>(b * cosine[i] + a * sine[i]);
+    x[j] = rotated_low;
+    x[j + half] = rotated_high;
+    if (kAppend && is_key) {
+      Q* const to = static_cast<Q*>(append.k[token]) + begin;
+      to[j] = rotated_low;
+      to[j + half] = rotated_high;
+    }
   }
 }
 
@@ -306,18 +328,18 @@ cudaError_t LaunchRmsNorm(Rows x, size_t tokens, size_t heads, size_t width, con
   });
 }
 
-cudaError_t LaunchNormRope(Rows q, Rows k, size_t tokens, size_t heads, size_t kv_heads,
-                           size_t head_dim, const float* q_norm, const float* k_norm, float epsilon,
-                           const float* cosines, const float* sines, cudaStream_t stream) {
-  if (tokens == 0 || heads + kv_heads == 0) return cudaSuccess;
-  if (head_dim / 2 > 32 * kPairsMax) return cudaErrorInvalidValue;
-  return WithTypes(q.bytes, q.bytes, [&](auto* type, auto*) {
+cudaError_t LaunchNormRope(const NormRopeParams& p, const AppendRows* append,
+                           cudaStream_t stream) {
+  const size_t items = p.heads + p.kv_heads * size_t{append != nullptr ? 2u : 1u};
+  if (p.tokens * items == 0) return cudaSuccess;
+  if (p.head_dim / 2 > 32 * kPairsMax || (append != nullptr && p.tokens > kDecodeSegmentsMax)) {
+    return cudaErrorInvalidValue;
+  }
+  return WithTypes(p.q.bytes, p.q.bytes, [&](auto* type, auto*) {
     using Q = std::remove_pointer_t<decltype(type)>;
-    return Launch(NormRopeKernel<Q>, CeilDiv(tokens * (heads + kv_heads), kThreads / 32), kThreads,
-                  0, stream, static_cast<Q*>(q.data), q.stride, static_cast<Q*>(k.data), k.stride,
-                  static_cast<unsigned>(tokens), static_cast<unsigned>(heads),
-                  static_cast<unsigned>(kv_heads), static_cast<unsigned>(head_dim), q_norm, k_norm,
-                  epsilon, cosines, sines);
+    return Launch(append != nullptr ? NormRopeKernel<Q, true> : NormRopeKernel<Q, false>,
+                  CeilDiv(p.tokens * items, kThreads / 32), kThreads, 0, stream, p,
+                  append != nullptr ? *append : AppendRows{});
   });
 }
 

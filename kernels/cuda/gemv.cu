@@ -8,6 +8,11 @@
 // With a norm, every block normalises the inputs for itself (a few KB from the L2 cache), which is
 // cheaper than a kernel of its own. With `gated`, a warp owns output i of the gate and of the up
 // projection.
+//
+// One token with bfloat16 weights, a decoding step's products, has a kernel of its own: one block a
+// multiprocessor, whose warps each pull their rows through a ring in shared memory by bulk copies.
+// The ring is filled before the inputs are there, so while the steps between two products run (the
+// attention above all), the memory goes on delivering: about 100 KB a multiprocessor, 13 MB in all.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -143,9 +148,24 @@ __device__ __forceinline__ float InputAt(const KernelParams& p, unsigned token, 
   return p.x_wide ? static_cast<const float*>(p.x)[at] : ToFloat(static_cast<const bf16*>(p.x)[at]);
 }
 
+// A thread's first factors of the norm, which, like weights, do not depend on the kernel before.
+constexpr int kHeld = 16;
+struct HeldNorm {
+  float factors[kHeld];
+
+  __device__ __forceinline__ explicit HeldNorm(const KernelParams& p) {
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      const unsigned i = threadIdx.x + j * kThreads;
+      factors[j] = p.norm != nullptr && i < p.cols ? __ldg(p.norm + i) : 0.0f;
+    }
+  }
+};
+
 // Copies or normalises the inputs of all tokens into shared memory.
 template <int kTokens>
-__device__ __forceinline__ void StageInputs(const KernelParams& p, bf16* staged) {
+__device__ __forceinline__ void StageInputs(const KernelParams& p, const HeldNorm& norm,
+                                            bf16* staged) {
   __shared__ float sums[33];
   for (unsigned t = 0; t < kTokens; ++t) {
     bf16* const to = staged + t * p.cols;
@@ -156,6 +176,7 @@ __device__ __forceinline__ void StageInputs(const KernelParams& p, bf16* staged)
     if (p.norm == nullptr) {
       const auto* const from = static_cast<const bf16*>(p.x) + t * p.x_stride;
       if (!p.x_wide && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+#pragma unroll 8
         for (unsigned i = threadIdx.x; i < p.cols / 8; i += kThreads) {
           reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
         }
@@ -166,8 +187,7 @@ __device__ __forceinline__ void StageInputs(const KernelParams& p, bf16* staged)
       }
       continue;
     }
-    // Up to 16 values a thread stay in registers between the two passes.
-    constexpr int kHeld = 16;
+    // Up to kHeld values a thread stay in registers between the two passes.
     float held[kHeld];
     float squares = 0;
 #pragma unroll
@@ -186,7 +206,7 @@ __device__ __forceinline__ void StageInputs(const KernelParams& p, bf16* staged)
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
       const unsigned i = threadIdx.x + j * kThreads;
-      if (i < p.cols) to[i] = FromFloat<bf16>(held[j] * scale * p.norm[i]);
+      if (i < p.cols) to[i] = FromFloat<bf16>(held[j] * scale * norm.factors[j]);
     }
     for (unsigned i = threadIdx.x + kHeld * kThreads; i < p.cols; i += kThreads) {
       to[i] = FromFloat<bf16>(InputAt(p, t, i) * scale * p.norm[i]);
@@ -201,14 +221,20 @@ __device__ __forceinline__ void StageInputs(const KernelParams& p, bf16* staged)
   __syncthreads();
 }
 
-__device__ __forceinline__ void Store(const KernelParams& p, size_t at, float value) {
+__device__ __forceinline__ float OutputAt(const KernelParams& p, size_t at) {
+  return p.y_wide ? static_cast<const float*>(p.y)[at] : ToFloat(static_cast<const bf16*>(p.y)[at]);
+}
+
+__device__ __forceinline__ void StoreValue(const KernelParams& p, size_t at, float value) {
   if (p.y_wide) {
-    float& out = static_cast<float*>(p.y)[at];
-    out = p.accumulate ? out + value : value;
+    static_cast<float*>(p.y)[at] = value;
   } else {
-    bf16& out = static_cast<bf16*>(p.y)[at];
-    out = FromFloat<bf16>(p.accumulate ? ToFloat(out) + value : value);
+    static_cast<bf16*>(p.y)[at] = FromFloat<bf16>(value);
   }
+}
+
+__device__ __forceinline__ void Store(const KernelParams& p, size_t at, float value) {
+  StoreValue(p, at, p.accumulate ? OutputAt(p, at) + value : value);
 }
 
 template <typename Format, int kTokens, int kRows, bool kGated>
@@ -247,8 +273,9 @@ __global__ void __launch_bounds__(kThreads) GemvKernel(const __grid_constant__ K
     }
   };
   load(0);
+  const HeldNorm norm(p);
   GridWait();
-  StageInputs<kTokens>(p, staged);
+  StageInputs<kTokens>(p, norm, staged);
 
   float acc[kTokens][kRows] = {};
   for (unsigned column = 0; column < p.cols; column += kAhead * kStep) {
@@ -292,6 +319,155 @@ __global__ void __launch_bounds__(kThreads) GemvKernel(const __grid_constant__ K
   }
 }
 
+// --- One token, bfloat16 weights ---
+
+constexpr unsigned kPieceBytes = 2048;  // of a row: one bulk copy, four loads of a warp
+constexpr unsigned kStagesMax = 8;
+constexpr size_t kBlockShared = 104 * 1024;  // two blocks share a multiprocessor
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// A warp's part of the weights as a queue of pieces: rows first + w, first + w + kWarps, ... of a
+// block's range, of each row (gated: of its two rows) the pieces from left to right.
+struct Piece {
+  unsigned row;   // of y
+  unsigned half;  // 1: the other row of a gated output
+  unsigned begin;  // byte in the row
+
+  __device__ __forceinline__ void Next(unsigned row_bytes, bool gated) {
+    begin += kPieceBytes;
+    if (begin < row_bytes) return;
+    begin = 0;
+    if (gated && half == 0) {
+      half = 1;
+      return;
+    }
+    half = 0;
+    row += kWarps;
+  }
+};
+
+template <bool kGated>
+__global__ void __launch_bounds__(kThreads)
+    StreamedKernel(const __grid_constant__ KernelParams p, unsigned staged_bytes, unsigned stages) {
+  extern __shared__ __align__(128) uint8_t shared_bytes[];
+  __shared__ uint64_t arrived[kWarps][kStagesMax];
+  GridRelease();
+  auto* const staged = reinterpret_cast<bf16*>(shared_bytes);
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint8_t* const ring = shared_bytes + staged_bytes + warp * stages * kPieceBytes;
+  const unsigned row_bytes = p.cols * unsigned{sizeof(bf16)};
+  const auto share = [&](unsigned block) {
+    return static_cast<unsigned>(uint64_t{p.rows} * block / gridDim.x);
+  };
+  const unsigned first = share(blockIdx.x) + warp, end = share(blockIdx.x + 1);
+
+  if (lane == 0) {
+    for (unsigned s = 0; s < stages; ++s) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(SharedAddress(&arrived[warp][s])));
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncwarp();
+  Piece next = {first, 0, 0};
+  const auto request = [&](unsigned stage) {
+    if (next.row >= end) return;
+    if (lane == 0) {
+      const unsigned bytes = min(kPieceBytes, row_bytes - next.begin);
+      const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
+      const uint8_t* const from =
+          p.data + size_t{next.row + next.half * p.second} * row_bytes + next.begin;
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
+                   "r"(bytes)
+                   : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+          ::"r"(SharedAddress(ring + stage * kPieceBytes)),
+          "l"(from), "r"(bytes), "r"(barrier)
+          : "memory");
+    }
+    next.Next(row_bytes, kGated);
+  };
+  for (unsigned s = 0; s < stages; ++s) request(s);
+  const HeldNorm norm(p);
+  GridWait();
+  StageInputs<1>(p, norm, staged);
+
+  unsigned stage = 0;
+  uint32_t parity = 0;
+  // The product of the next row in the queue, for all lanes.
+  const auto row_product = [&] {
+    float acc = 0;
+    for (unsigned begin = 0; begin < row_bytes; begin += kPieceBytes) {
+      const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
+      uint32_t done;
+      do {
+        asm volatile(
+            "{\n"
+            ".reg .pred done;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, done;\n"
+            "}\n"
+            : "=r"(done)
+            : "r"(barrier), "r"(parity)
+            : "memory");
+      } while (done == 0);
+      const uint8_t* const piece = ring + stage * kPieceBytes;
+#pragma unroll
+      for (unsigned j = 0; j < kPieceBytes / 512; ++j) {
+        const unsigned at = j * 512 + lane * 16;
+        if (begin + at < row_bytes) {
+          Dot8(*reinterpret_cast<const uint4*>(piece + at),
+               *reinterpret_cast<const uint4*>(shared_bytes + begin + at), acc);
+        }
+      }
+      __syncwarp();  // all lanes have read the piece: its place is free
+      request(stage);
+      if (++stage == stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    return WarpSum(acc);
+  };
+  // Lane i keeps the i-th of up to 32 outputs, and what is added to it.
+  for (unsigned group = first; group < end; group += 32 * kWarps) {
+    const unsigned mine = group + lane * kWarps;
+    const float before = p.accumulate && mine < end ? OutputAt(p, mine) : 0.0f;
+    float result = 0;
+    for (unsigned i = 0; i < 32 && group + i * kWarps < end; ++i) {
+      float value = row_product();
+      if (kGated) {
+        // Rounded as if both halves had been stored in between.
+        const float gate = ToFloat(FromFloat<bf16>(value));
+        const float up = ToFloat(FromFloat<bf16>(row_product()));
+        value = gate / (1.0f + __expf(-gate)) * up;
+      }
+      if (i == lane) result = value;
+    }
+    if (mine < end) StoreValue(p, mine, before + result);
+  }
+}
+
+cudaError_t RunStreamed(const KernelParams& k, bool gated, size_t multiprocessors,
+                        cudaStream_t stream) {
+  auto* const kernel = gated ? StreamedKernel<true> : StreamedKernel<false>;
+  const size_t staged = CeilDiv(k.cols * sizeof(bf16), 128) * size_t{128};
+  constexpr size_t kStageBytes = size_t{kWarps} * kPieceBytes;
+  const size_t room = staged + 2 * kStageBytes < kBlockShared ? kBlockShared - staged : 0;
+  const size_t stages = std::clamp<size_t>(room / kStageBytes, 2, kStagesMax);
+  const size_t shared = staged + stages * kStageBytes;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  if (error != cudaSuccess) return error;
+  return Launch(kernel, static_cast<unsigned>(std::min<size_t>(k.rows, multiprocessors)), kThreads,
+                shared, stream, k, static_cast<unsigned>(staged), static_cast<unsigned>(stages));
+}
+
+// --- Launching ---
+
 template <typename Format, int kTokens>
 cudaError_t Run(const KernelParams& k, bool gated, cudaStream_t stream) {
   const size_t shared = kTokens * size_t{k.cols} * sizeof(bf16);
@@ -326,7 +502,7 @@ bool GemvFits(const GemvParams& p) {
          TokenSlots(p.tokens) * p.weight.cols * sizeof(bf16) <= kSharedMax;
 }
 
-cudaError_t LaunchGemv(const GemvParams& p, cudaStream_t stream) {
+cudaError_t LaunchGemv(const GemvParams& p, size_t multiprocessors, cudaStream_t stream) {
   if (p.tokens == 0 || p.weight.rows == 0) return cudaSuccess;
   KernelParams k = {};
   k.data = static_cast<const uint8_t*>(p.weight.data);
@@ -354,6 +530,7 @@ cudaError_t LaunchGemv(const GemvParams& p, cudaStream_t stream) {
     case WeightType::kInt4:
       return WithTokens<Int4Format>(k, p.gated, stream);
     default:
+      if (p.tokens == 1) return RunStreamed(k, p.gated, multiprocessors, stream);
       return WithTokens<Bf16Format>(k, p.gated, stream);
   }
 }

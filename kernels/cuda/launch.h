@@ -38,10 +38,29 @@ struct DeviceWeight {
 
 cudaError_t LaunchRmsNorm(Rows x, size_t tokens, size_t heads, size_t width, const float* weight,
                           float epsilon, Rows y, cudaStream_t stream);
-// Norms may be null. Angles: [tokens, head_dim / 2]. head_dim <= 512.
-cudaError_t LaunchNormRope(Rows q, Rows k, size_t tokens, size_t heads, size_t kv_heads,
-                           size_t head_dim, const float* q_norm, const float* k_norm, float epsilon,
-                           const float* cosines, const float* sines, cudaStream_t stream);
+inline constexpr size_t kDecodeSegmentsMax = 32;  // sequences of one launch of a decoding step
+// Queries and keys are normalised (norms may be null) and rotated in place.
+struct NormRopeParams {
+  Rows q, k;  // of the same type
+  Rows v;     // read when rows are appended
+  unsigned tokens = 0;
+  unsigned heads = 0;
+  unsigned kv_heads = 0;
+  unsigned head_dim = 0;  // at most 512
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float epsilon = 0;
+  const float* cosines = nullptr;  // [tokens, head_dim / 2]
+  const float* sines = nullptr;
+};
+// Where the finished key and the value of each token go as well: [kv_heads * head_dim], in the type
+// of k.
+struct AppendRows {
+  void* k[kDecodeSegmentsMax] = {};
+  void* v[kDecodeSegmentsMax] = {};
+};
+// With `append` (may be null) at most kDecodeSegmentsMax tokens.
+cudaError_t LaunchNormRope(const NormRopeParams& p, const AppendRows* append, cudaStream_t stream);
 // frequencies: [half]
 cudaError_t LaunchAngles(const int32_t* positions, size_t tokens, const float* frequencies,
                          size_t half, float* cosines, float* sines, cudaStream_t stream);
@@ -84,7 +103,7 @@ struct GemvParams {
 };
 // Whether the shapes suit LaunchGemv.
 bool GemvFits(const GemvParams& p);
-cudaError_t LaunchGemv(const GemvParams& p, cudaStream_t stream);
+cudaError_t LaunchGemv(const GemvParams& p, size_t multiprocessors, cudaStream_t stream);
 
 // --- Attention ---
 struct AttentionShape {
@@ -122,7 +141,6 @@ struct DecodeShape {
   size_t head_dim = 0;  // at most 256
   float scale = 0;
 };
-inline constexpr size_t kDecodeSegmentsMax = 32;  // of one launch
 struct DecodeWorkspace {
   float* partial = nullptr;      // DecodePartialFloats
   uint32_t* counters = nullptr;  // [2 * multiprocessors], zero before and after

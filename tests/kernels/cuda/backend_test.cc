@@ -314,6 +314,63 @@ TEST_F(CudaBackendTest, RotationWithAndWithoutNorms) {
   }
 }
 
+// Against NormRope, which is held against its reference above, and copies.
+TEST_F(CudaBackendTest, RotationThatAppends) {
+  std::mt19937_64 random(19);
+  struct Shape {
+    size_t heads, kv_heads, head_dim;
+  };
+  for (const Shape& s :
+       {Shape{4, 2, 16}, Shape{9, 3, 64}, Shape{32, 8, 128}, Shape{2, 1, 6}, Shape{1, 1, 256}}) {
+    for (size_t sequences : {1, 3, 32, 33}) {
+      SCOPED_TRACE(testing::Message() << sequences << " sequences, " << s.heads << "/"
+                                      << s.kv_heads << " heads of " << s.head_dim);
+      std::vector<int32_t> positions(sequences);
+      for (int32_t& position : positions) position = static_cast<int32_t>(random() % 40000);
+      const auto angles = Take(backend_->LoadAngles(positions, s.head_dim, 1e6));
+      const size_t q_dim = s.heads * s.head_dim, kv_dim = s.kv_heads * s.head_dim;
+      const size_t width = q_dim + 2 * kv_dim;
+      const std::vector<float> qkv = RandomRounded(sequences * width, random);
+      const auto q_norm = Take(backend_->LoadVector(RandomRounded(s.head_dim, random)));
+      const auto k_norm = Take(backend_->LoadVector(RandomRounded(s.head_dim, random)));
+      for (bool norms : {false, true}) {
+        const Vector* const q_weight = norms ? q_norm.get() : nullptr;
+        const Vector* const k_weight = norms ? k_norm.get() : nullptr;
+        const Framed expected = MakeFramed(qkv, sequences, width, 8, false);
+        ASSERT_OK(backend_->NormRope(expected.tensor, expected.tensor.At(0, q_dim), sequences,
+                                     s.heads, s.kv_heads, s.head_dim, q_weight, k_weight, 1e-6f,
+                                     *angles));
+        const Framed x = MakeFramed(qkv, sequences, width, 8, false);
+        std::vector<Framed> memory;
+        std::vector<OwnKeys> own;
+        for (size_t i = 0; i < sequences; ++i) {
+          const size_t rows = 1 + i % 4;
+          memory.push_back(MakeOutput(rows, kv_dim));
+          memory.push_back(MakeOutput(rows, kv_dim));
+          own.push_back({memory[2 * i].tensor, memory[2 * i + 1].tensor, rows});
+        }
+        ASSERT_OK(backend_->NormRopeAppend(x.tensor, x.tensor.At(0, q_dim),
+                                           x.tensor.At(0, q_dim + kv_dim), own, s.heads,
+                                           s.kv_heads, s.head_dim, q_weight, k_weight, 1e-6f,
+                                           *angles));
+        const std::vector<float> want = Read(expected);
+        EXPECT_EQ(Read(x), want);
+        for (size_t i = 0; i < sequences; ++i) {
+          for (size_t part = 0; part < 2; ++part) {
+            const std::vector<float> got = Read(memory[2 * i + part]);
+            const size_t last = (own[i].rows - 1) * kv_dim;
+            const size_t from = i * width + q_dim + part * kv_dim;
+            for (size_t j = 0; j < got.size(); ++j) {
+              ASSERT_EQ(got[j], j < last ? kMark : want[from + j - last]) << i << " " << j;
+            }
+          }
+        }
+        if (testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_F(CudaBackendTest, SiluMul) {
   std::mt19937_64 random(5);
   for (size_t width : {1, 8, 96, 1000, 9728}) {
@@ -405,6 +462,60 @@ TEST_P(CudaProductTest, FusedStepsMatchPlainOnes) {
         Compare(Read(got_gated), gated, 2 * kBf16);
       }
     }
+  }
+}
+
+// One token with bfloat16 weights: rows and columns around the sizes of pieces, rings and blocks.
+TEST_F(CudaBackendTest, StreamedProducts) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  struct Shape {
+    size_t rows, cols;
+  };
+  for (const Shape& s :
+       {Shape{1, 8}, Shape{7, 24}, Shape{131, 1016}, Shape{132, 1024}, Shape{133, 1032},
+        Shape{1056, 2048}, Shape{1500, 2560}, Shape{4000, 2568}, Shape{700, 9728},
+        Shape{40000, 64}, Shape{60, 30000}, Shape{1 + random() % 3000, 8 * (1 + random() % 700)}}) {
+    SCOPED_TRACE(testing::Message() << s.rows << " x " << s.cols);
+    const RandomWeight first(WeightType::kBF16, s.rows, s.cols, 0, random);
+    const RandomWeight second(WeightType::kBF16, s.rows, s.cols, 0, random);
+    const std::vector<WeightSource> both = {first.source, second.source};
+    const auto matrix = Take(backend_->LoadMatrix({&first.source, 1}));
+    const auto gate_up = Take(backend_->LoadMatrix(both));
+    const std::vector<float> x = RandomRounded(s.cols, random);
+    const std::vector<float> before = RandomRounded(s.rows, random);
+    const std::vector<float> norm = RandomRounded(s.cols, random, 0.1f);
+    const auto weight = Take(backend_->LoadVector(norm));
+    size_t rows = 0;
+    for (size_t column : {8, 3}) {  // the second is not aligned to 16 bytes
+      const Framed from = MakeFramed(x, 1, s.cols, column, false);
+      const Framed narrow = MakeOutput(1, s.rows);
+      ASSERT_OK(backend_->Matmul(from.tensor, 1, *matrix, narrow.tensor, false));
+      Compare(Read(narrow), ReferenceProduct({first.source}, x, 1, &rows), kBf16);
+      const Framed sum = MakeFramed(before, 1, s.rows, 8, true);
+      ASSERT_OK(backend_->Matmul(from.tensor, 1, *matrix, sum.tensor, true));
+      Compare(Read(sum), ReferenceProduct({first.source}, x, 1, &rows, &before), 1e-4f);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+    std::vector<float> normed(s.cols);
+    RmsNormRef({x.data(), s.cols, norm.data(), normed.data(), s.cols, 1, 1, s.cols, 1e-6f});
+    for (float& value : normed) value = Rounded(value);
+    const auto product = ReferenceProduct(both, normed, 1, &rows);
+    std::vector<float> gated(s.rows);
+    SiluMulRef({product.data(), gated.data(), 1, s.rows});
+    const Framed states = MakeFramed(x, 1, s.cols, 8, true);
+    const Framed got_normed = MakeOutput(1, s.cols), got = MakeOutput(1, 2 * s.rows);
+    ASSERT_OK(backend_->NormMatmul(states.tensor, 1, *weight, 1e-6f, *gate_up, got_normed.tensor,
+                                   got.tensor));
+    Compare(Read(got_normed), normed, kBf16);
+    Compare(Read(got), product, kBf16);
+    const auto scratch = Take(backend_->Allocate(1, 2 * s.rows));
+    const Framed got_gated = MakeOutput(1, s.rows);
+    ASSERT_OK(backend_->NormMatmulSiluMul(states.tensor, 1, *weight, 1e-6f, *gate_up,
+                                          got_normed.tensor, scratch->tensor(), got_gated.tensor));
+    Compare(Read(got_gated), gated, 2 * kBf16);
+    if (testing::Test::HasFatalFailure()) return;
   }
 }
 
