@@ -258,6 +258,7 @@ void BenchSteps(const Settings& s, const ModelConfig& c, const Weights& weights,
   const auto state = Take(backend->AllocateSums(1, hidden));
   const auto normed = Take(backend->Allocate(1, hidden));
   const auto qkv = Take(backend->Allocate(1, q_dim + 2 * kv_dim));
+  const auto attended = Take(backend->Allocate(1, q_dim));
   const auto gated = Take(backend->Allocate(1, static_cast<size_t>(2 * c.intermediate_size)));
   const auto keys = Take(backend->Allocate(rows, kv_dim));
   const auto values = Take(backend->Allocate(rows, kv_dim));
@@ -268,20 +269,16 @@ void BenchSteps(const Settings& s, const ModelConfig& c, const Weights& weights,
   Check(backend->Upload(numbers.data(), values->tensor(), rows, kv_dim));
   const std::vector<int32_t> positions = {77};
   const auto angles = Take(backend->LoadAngles(positions, head_dim, c.rope_theta));
-  const kernels::AttentionSegment segment{0, 1, 0, rows - 1};
   const kernels::Tensor q = qkv->tensor(), k = qkv->tensor().At(0, q_dim);
   const auto epsilon = static_cast<float>(c.rms_norm_eps);
   std::vector<std::pair<const char*, std::function<Status(size_t)>>> steps;
-  steps.emplace_back("norm and rotation", [&](size_t) {
-    return backend->NormRope(q, k, 1, heads, kv_heads, head_dim, w.q_norm.get(), w.k_norm.get(),
-                             epsilon, *angles);
-  });
-  steps.emplace_back("append key and value", [&](size_t) {
-    return backend->CopyPair(k, keys->tensor(), k, values->tensor(), 1, kv_dim);
+  const kernels::OwnKeys own{keys->tensor(), values->tensor(), rows};
+  steps.emplace_back("norm, rotation, append", [&](size_t) {
+    return backend->NormRopeAppend(q, k, k, {&own, 1}, heads, kv_heads, head_dim, w.q_norm.get(),
+                                   w.k_norm.get(), epsilon, *angles);
   });
   steps.emplace_back("attention over 280", [&](size_t) {
-    return backend->Attention(q, keys->tensor(), values->tensor(), normed->tensor(), {&segment, 1},
-                              heads, kv_heads, head_dim);
+    return backend->AttentionEach(q, {&own, 1}, attended->tensor(), heads, kv_heads, head_dim);
   });
   steps.emplace_back("norm, qkv", [&](size_t i) {
     return backend->NormMatmul(state->tensor(), 1, *w.input_norm, epsilon,
