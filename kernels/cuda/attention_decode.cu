@@ -4,8 +4,11 @@
 // range of keys: every key and value is read once for all of them. Within a warp, DPAD / 8 lanes
 // hold one key's dimensions, 8 each; keys are dealt out to these lane groups, each of which keeps
 // its own running softmax. Lane groups, then warps, then blocks merge by (maximum, sum, weighted
-// values); the last block of a (segment, head set) to arrive merges the blocks, so one launch is
-// enough.
+// values). Up to kClusterMax blocks of a (segment, head set) are a cluster and read each other's
+// shared memory to merge; with more, which only many keys are worth, the last of them to arrive
+// merges what the others left in device memory. So one launch is enough.
+#include <cooperative_groups.h>
+
 #include <algorithm>
 
 #include "kernels/cuda/device.cuh"
@@ -14,10 +17,12 @@
 namespace msadb::kernels::cuda {
 namespace {
 
-constexpr unsigned kWarps = 4;
+constexpr unsigned kWarps = 8;
 constexpr unsigned kThreads = 32 * kWarps;
 constexpr int kGroupMax = 4;  // query heads of a block
 constexpr size_t kKeysPerSplitMin = 32;
+constexpr size_t kClusterMax = 8;        // what every device takes
+constexpr size_t kClusterKeysMax = 1024;  // more keys are worth more blocks
 
 struct Params {
   const bf16* q;
@@ -61,7 +66,7 @@ __device__ __forceinline__ void MergeWeights(float& m, float other_m, float& min
   m = top;
 }
 
-template <unsigned kPad, bool kVector>
+template <unsigned kPad, bool kVector, bool kCluster>
 __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__ Params p) {
   constexpr unsigned kLanes = kPad / 8;           // of a key
   constexpr unsigned kKeysPerWarp = 32 / kLanes;  // at a time
@@ -179,6 +184,13 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   __syncthreads();
   const unsigned item = (blockIdx.z * gridDim.y + blockIdx.y);
   float* const partial = p.partial + size_t{item} * p.splits * kGroupMax * kRow;
+  __shared__ float combined[kCluster ? kGroupMax : 1][kRow];  // this block's
+  const auto store = [&](unsigned h, unsigned d, float value) {
+    if (d < p.head_dim) {
+      p.out[segment.query * p.out_stride + (first_head + h) * size_t{p.head_dim} + d] =
+          FromFloat<bf16>(value);
+    }
+  };
   for (unsigned i = threadIdx.x; i < n_heads * kPad; i += kThreads) {
     const unsigned h = i / kPad, d = i % kPad;
     float top = -INFINITY, sum = 0, value = 0;
@@ -192,13 +204,10 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
       value += weight * merged[w][h][d];
     }
     if (p.splits == 1) {
-      if (d < p.head_dim) {
-        p.out[segment.query * p.out_stride + (first_head + h) * size_t{p.head_dim} + d] =
-            FromFloat<bf16>(value / sum);
-      }
+      store(h, d, value / sum);
       continue;
     }
-    float* const to = partial + (size_t{split} * kGroupMax + h) * kRow;
+    float* const to = kCluster ? combined[h] : partial + (size_t{split} * kGroupMax + h) * kRow;
     to[d] = value;
     if (d == 0) {
       to[kPad] = top;
@@ -207,6 +216,36 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   }
   if (p.splits == 1) return;
   // Blocks.
+  if constexpr (kCluster) {
+    const auto cluster = cooperative_groups::this_cluster();
+    cluster.sync();
+    const unsigned share_of_values = (n_heads * kPad + p.splits - 1) / p.splits;
+    const unsigned values_end = min(n_heads * kPad, (split + 1) * share_of_values);
+    for (unsigned i = split * share_of_values + threadIdx.x; i < values_end; i += kThreads) {
+      const unsigned h = i / kPad, d = i % kPad;
+      float block_m[kClusterMax], block_l[kClusterMax], block_value[kClusterMax];
+      float top = -INFINITY, sum = 0, value = 0;
+#pragma unroll
+      for (unsigned s = 0; s < kClusterMax; ++s) {
+        if (s >= p.splits) break;
+        const float* const from = cluster.map_shared_rank(&combined[h][0], s);
+        block_m[s] = from[kPad];
+        block_l[s] = from[kPad + 1];
+        block_value[s] = from[d];
+        top = fmaxf(top, block_m[s]);
+      }
+#pragma unroll
+      for (unsigned s = 0; s < kClusterMax; ++s) {
+        if (s >= p.splits) break;
+        const float weight = exp2f(block_m[s] - top);
+        sum += weight * block_l[s];
+        value += weight * block_value[s];
+      }
+      store(h, d, value / sum);
+    }
+    cluster.sync();  // nobody leaves while others read its memory
+    return;
+  }
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) is_last = atomicAdd(p.counters + item, 1u) == p.splits - 1;
@@ -241,16 +280,23 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
     for (unsigned s = 0; s < p.splits; ++s) {
       value += weights[h][s] * __ldcg(partial + (size_t{s} * kGroupMax + h) * kRow + d);
     }
-    if (d < p.head_dim) {
-      p.out[segment.query * p.out_stride + (first_head + h) * size_t{p.head_dim} + d] =
-          FromFloat<bf16>(value);
-    }
+    store(h, d, value);
   }
   if (threadIdx.x == 0) p.counters[item] = 0;  // for the next launch
 }
 
 unsigned Pad(size_t head_dim) {
   return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+
+template <unsigned kPad>
+cudaError_t LaunchPadded(const Params& p, bool vector, dim3 grid, cudaStream_t stream) {
+  if (p.splits <= kClusterMax) {
+    return LaunchClusters(vector ? DecodeKernel<kPad, true, true> : DecodeKernel<kPad, false, true>,
+                          grid, p.splits, kThreads, 0, stream, p);
+  }
+  return Launch(vector ? DecodeKernel<kPad, true, false> : DecodeKernel<kPad, false, false>, grid,
+                kThreads, 0, stream, p);
 }
 
 }  // namespace
@@ -290,23 +336,20 @@ cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment*
   const size_t items = segment_count * shape.kv_heads * p.sets;
   size_t splits = std::max<size_t>(1, 2 * multiprocessors / items);
   splits = std::min({splits, size_t{CeilDiv(keys, kKeysPerSplitMin)}, kDecodeSplitsMax});
+  if (keys <= kClusterKeysMax) splits = std::min(splits, kClusterMax);
   // No empty split: a share of ceil(keys / splits) may cover the keys with fewer.
   p.splits = CeilDiv(keys, CeilDiv(keys, splits));
   const dim3 grid(p.splits, static_cast<unsigned>(shape.kv_heads) * p.sets,
                   static_cast<unsigned>(segment_count));
   switch (Pad(shape.head_dim)) {
     case 32:
-      return Launch(vector ? DecodeKernel<32, true> : DecodeKernel<32, false>, grid, kThreads, 0,
-                    stream, p);
+      return LaunchPadded<32>(p, vector, grid, stream);
     case 64:
-      return Launch(vector ? DecodeKernel<64, true> : DecodeKernel<64, false>, grid, kThreads, 0,
-                    stream, p);
+      return LaunchPadded<64>(p, vector, grid, stream);
     case 128:
-      return Launch(vector ? DecodeKernel<128, true> : DecodeKernel<128, false>, grid, kThreads, 0,
-                    stream, p);
+      return LaunchPadded<128>(p, vector, grid, stream);
     default:
-      return Launch(vector ? DecodeKernel<256, true> : DecodeKernel<256, false>, grid, kThreads, 0,
-                    stream, p);
+      return LaunchPadded<256>(p, vector, grid, stream);
   }
 }
 

@@ -34,22 +34,35 @@ __device__ __forceinline__ void GridRelease() {
 #endif
 }
 
+// `cluster` blocks along the grid's first dimension, which it divides, share their memory.
 template <typename... Parameters, typename... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared,
-                   cudaStream_t stream, Arguments&&... arguments) {
+cudaError_t LaunchClusters(void (*kernel)(Parameters...), dim3 grid, unsigned cluster,
+                           unsigned threads, size_t shared, cudaStream_t stream,
+                           Arguments&&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
   attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  attributes[2].id = cudaLaunchAttributeClusterDimension;
+  attributes[2].val.clusterDim.x = cluster;
+  attributes[2].val.clusterDim.y = 1;
+  attributes[2].val.clusterDim.z = 1;
   config.attrs = attributes;
-  config.numAttrs = 2;
+  config.numAttrs = cluster > 1 ? 3 : 2;
   return cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared,
+                   cudaStream_t stream, Arguments&&... arguments) {
+  return LaunchClusters(kernel, grid, 1, threads, shared, stream,
+                        std::forward<Arguments>(arguments)...);
 }
 
 __device__ __forceinline__ float ToFloat(float x) { return x; }

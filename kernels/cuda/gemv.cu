@@ -53,16 +53,16 @@ __device__ __forceinline__ uint4 LoadWeights(const uint8_t* address) {
   return words;
 }
 
-// acc += the 8 bfloat16 of w times those of x
-__device__ __forceinline__ void Dot8(const uint4& w, const uint4& x, float& acc) {
-  acc = fmaf(Low(w.x), Low(x.x), acc);
-  acc = fmaf(High(w.x), High(x.x), acc);
-  acc = fmaf(Low(w.y), Low(x.y), acc);
-  acc = fmaf(High(w.y), High(x.y), acc);
-  acc = fmaf(Low(w.z), Low(x.z), acc);
-  acc = fmaf(High(w.z), High(x.z), acc);
-  acc = fmaf(Low(w.w), Low(x.w), acc);
-  acc = fmaf(High(w.w), High(x.w), acc);
+// even + odd += the 8 bfloat16 of w times those of x
+__device__ __forceinline__ void Dot8(const uint4& w, const uint4& x, float& even, float& odd) {
+  even = fmaf(Low(w.x), Low(x.x), even);
+  odd = fmaf(High(w.x), High(x.x), odd);
+  even = fmaf(Low(w.y), Low(x.y), even);
+  odd = fmaf(High(w.y), High(x.y), odd);
+  even = fmaf(Low(w.z), Low(x.z), even);
+  odd = fmaf(High(w.z), High(x.z), odd);
+  even = fmaf(Low(w.w), Low(x.w), even);
+  odd = fmaf(High(w.w), High(x.w), odd);
 }
 
 struct Bf16Format {
@@ -73,7 +73,9 @@ struct Bf16Format {
   }
   static __device__ __forceinline__ void Add(const uint4& w, const Factors&, const bf16* x,
                                              float& acc) {
-    Dot8(w, *reinterpret_cast<const uint4*>(x), acc);
+    float odd = 0;
+    Dot8(w, *reinterpret_cast<const uint4*>(x), acc, odd);
+    acc += odd;
   }
 };
 
@@ -321,64 +323,76 @@ __global__ void __launch_bounds__(kThreads) GemvKernel(const __grid_constant__ K
 
 // --- One token, bfloat16 weights ---
 
-constexpr unsigned kPieceBytes = 2048;  // of a row: one bulk copy, four loads of a warp
+constexpr unsigned kLoadBytes = 512;    // what a warp reads at a time
+constexpr unsigned kPieceBytes = 2048;  // of one bulk copy
+constexpr unsigned kPieceLoads = kPieceBytes / kLoadBytes;
 constexpr unsigned kStagesMax = 8;
-constexpr size_t kBlockShared = 104 * 1024;  // two blocks share a multiprocessor
+constexpr size_t kBlockShared = 106 * 1024;  // two blocks share a multiprocessor
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// A warp's part of the weights as a queue of pieces: rows first + w, first + w + kWarps, ... of a
-// block's range, of each row (gated: of its two rows) the pieces from left to right.
-struct Piece {
-  unsigned row;   // of y
-  unsigned half;  // 1: the other row of a gated output
-  unsigned begin;  // byte in the row
+// A warp's share of its block's weights: bytes [at, end) of the block's rows one after the other
+// (gated: all rows of the gate, then all of the up projection), in pieces that lie in one place.
+struct Pieces {
+  unsigned at;
+  unsigned end;
+  unsigned fold;  // where the second half of gated rows begins
 
-  __device__ __forceinline__ void Next(unsigned row_bytes, bool gated) {
-    begin += kPieceBytes;
-    if (begin < row_bytes) return;
-    begin = 0;
-    if (gated && half == 0) {
-      half = 1;
-      return;
-    }
-    half = 0;
-    row += kWarps;
+  __device__ __forceinline__ bool Empty() const { return at >= end; }
+  __device__ __forceinline__ unsigned Bytes() const {
+    return min(kPieceBytes, (at < fold ? min(fold, end) : end) - at);
   }
 };
 
+// A block has a range of rows, and each of its warps an equal part of their bytes, whatever rows
+// these belong to. So a row may have parts in several warps: the one with the row's first byte leaves
+// its sum in `sums`, one that begins within a row leaves that part in `carries`.
 template <bool kGated>
 __global__ void __launch_bounds__(kThreads)
     StreamedKernel(const __grid_constant__ KernelParams p, unsigned staged_bytes, unsigned stages) {
   extern __shared__ __align__(128) uint8_t shared_bytes[];
   __shared__ uint64_t arrived[kWarps][kStagesMax];
+  __shared__ float carries[kWarps];
+  __shared__ unsigned carry_rows[kWarps];
   GridRelease();
   auto* const staged = reinterpret_cast<bf16*>(shared_bytes);
+  uint8_t* const rings = shared_bytes + staged_bytes;
+  auto* const sums = reinterpret_cast<float*>(rings + kWarps * stages * kPieceBytes);
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint8_t* const ring = shared_bytes + staged_bytes + warp * stages * kPieceBytes;
+  const uint8_t* const ring = rings + warp * stages * kPieceBytes;
   const unsigned row_bytes = p.cols * unsigned{sizeof(bf16)};
-  const auto share = [&](unsigned block) {
+  const auto block_row = [&](unsigned block) {
     return static_cast<unsigned>(uint64_t{p.rows} * block / gridDim.x);
   };
-  const unsigned first = share(blockIdx.x) + warp, end = share(blockIdx.x + 1);
+  const unsigned first_row = block_row(blockIdx.x);
+  const unsigned n_rows = block_row(blockIdx.x + 1) - first_row;
+  const uint8_t* const low = p.data + size_t{first_row} * row_bytes;
+  const uint8_t* const high = kGated ? low + size_t{p.second} * row_bytes : nullptr;
+  const unsigned fold = kGated ? n_rows * row_bytes : ~0u;
+  const unsigned loads = n_rows * (kGated ? 2 : 1) * (row_bytes / kLoadBytes);
+  const auto warp_begin = [&](unsigned w) {
+    return static_cast<unsigned>(uint64_t{loads} * w / kWarps) * kLoadBytes;
+  };
+  Pieces wanted = {warp_begin(warp), warp_begin(warp + 1), fold};
+  Pieces mine = wanted;
 
   if (lane == 0) {
     for (unsigned s = 0; s < stages; ++s) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(SharedAddress(&arrived[warp][s])));
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(
+          SharedAddress(&arrived[warp][s])));
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncwarp();
-  Piece next = {first, 0, 0};
   const auto request = [&](unsigned stage) {
-    if (next.row >= end) return;
+    if (wanted.Empty()) return;
+    const unsigned bytes = wanted.Bytes();
     if (lane == 0) {
-      const unsigned bytes = min(kPieceBytes, row_bytes - next.begin);
       const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
       const uint8_t* const from =
-          p.data + size_t{next.row + next.half * p.second} * row_bytes + next.begin;
+          kGated && wanted.at >= fold ? high + (wanted.at - fold) : low + wanted.at;
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
                    "r"(bytes)
                    : "memory");
@@ -388,82 +402,122 @@ __global__ void __launch_bounds__(kThreads)
           "l"(from), "r"(bytes), "r"(barrier)
           : "memory");
     }
-    next.Next(row_bytes, kGated);
+    wanted.at += bytes;
   };
   for (unsigned s = 0; s < stages; ++s) request(s);
   const HeldNorm norm(p);
   GridWait();
+  const bool adds = p.accumulate && threadIdx.x < n_rows;
+  const float before = adds ? OutputAt(p, first_row + threadIdx.x) : 0.0f;
   StageInputs<1>(p, norm, staged);
 
+  unsigned row = mine.at / row_bytes;          // the part of a row that is being summed:
+  unsigned column = mine.at - row * row_bytes;  // its next byte
+  bool carries_row = column > 0;
+  float even = 0, odd = 0;
+  if (lane == 0) carry_rows[warp] = ~0u;
+  const auto finish_row = [&] {
+    const float sum = WarpSum(even + odd);
+    if (lane == 0) {
+      (carries_row ? carries[warp] : sums[row]) = sum;
+      if (carries_row) carry_rows[warp] = row;
+    }
+    carries_row = false;
+    even = odd = 0;
+    ++row;
+    column = 0;
+  };
   unsigned stage = 0;
   uint32_t parity = 0;
-  // The product of the next row in the queue, for all lanes.
-  const auto row_product = [&] {
-    float acc = 0;
-    for (unsigned begin = 0; begin < row_bytes; begin += kPieceBytes) {
-      const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
-      uint32_t done;
-      do {
-        asm volatile(
-            "{\n"
-            ".reg .pred done;\n"
-            "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, done;\n"
-            "}\n"
-            : "=r"(done)
-            : "r"(barrier), "r"(parity)
-            : "memory");
-      } while (done == 0);
-      const uint8_t* const piece = ring + stage * kPieceBytes;
+  while (!mine.Empty()) {
+    const unsigned bytes = mine.Bytes();
+    const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
+    uint32_t done;
+    do {
+      asm volatile(
+          "{\n"
+          ".reg .pred done;\n"
+          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+          "selp.u32 %0, 1, 0, done;\n"
+          "}\n"
+          : "=r"(done)
+          : "r"(barrier), "r"(parity)
+          : "memory");
+    } while (done == 0);
+    uint4 words[kPieceLoads], inputs[kPieceLoads];
+    unsigned ahead = column;
 #pragma unroll
-      for (unsigned j = 0; j < kPieceBytes / 512; ++j) {
-        const unsigned at = j * 512 + lane * 16;
-        if (begin + at < row_bytes) {
-          Dot8(*reinterpret_cast<const uint4*>(piece + at),
-               *reinterpret_cast<const uint4*>(shared_bytes + begin + at), acc);
-        }
+    for (unsigned j = 0; j < kPieceLoads; ++j) {
+      if (j * kLoadBytes < bytes) {
+        words[j] = *reinterpret_cast<const uint4*>(ring + stage * kPieceBytes + j * kLoadBytes +
+                                                   lane * 16);
+        inputs[j] = *reinterpret_cast<const uint4*>(shared_bytes + ahead + lane * 16);
       }
-      __syncwarp();  // all lanes have read the piece: its place is free
-      request(stage);
-      if (++stage == stages) {
-        stage = 0;
-        parity ^= 1;
+      ahead += kLoadBytes;
+      if (ahead == row_bytes) ahead = 0;
+    }
+    __syncwarp();  // all lanes have read the piece: its place is free
+    request(stage);
+#pragma unroll
+    for (unsigned j = 0; j < kPieceLoads; ++j) {
+      if (j * kLoadBytes < bytes) {
+        Dot8(words[j], inputs[j], even, odd);
+        column += kLoadBytes;
+        if (column == row_bytes) finish_row();
       }
     }
-    return WarpSum(acc);
-  };
-  // Lane i keeps the i-th of up to 32 outputs, and what is added to it.
-  for (unsigned group = first; group < end; group += 32 * kWarps) {
-    const unsigned mine = group + lane * kWarps;
-    const float before = p.accumulate && mine < end ? OutputAt(p, mine) : 0.0f;
-    float result = 0;
-    for (unsigned i = 0; i < 32 && group + i * kWarps < end; ++i) {
-      float value = row_product();
-      if (kGated) {
-        // Rounded as if both halves had been stored in between.
-        const float gate = ToFloat(FromFloat<bf16>(value));
-        const float up = ToFloat(FromFloat<bf16>(row_product()));
-        value = gate / (1.0f + __expf(-gate)) * up;
-      }
-      if (i == lane) result = value;
+    mine.at += bytes;
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
     }
-    if (mine < end) StoreValue(p, mine, before + result);
   }
+  if (column > 0) finish_row();  // the rest of it is another warp's, which carries it
+  __syncthreads();
+
+  const auto sum_of = [&](unsigned i) {
+    float sum = sums[i];
+#pragma unroll
+    for (unsigned w = 0; w < kWarps; ++w) sum += carry_rows[w] == i ? carries[w] : 0.0f;
+    return sum;
+  };
+  for (unsigned i = threadIdx.x; i < n_rows; i += kThreads) {
+    float value = sum_of(i);
+    if (kGated) {
+      // Rounded as if both halves had been stored in between.
+      const float gate = ToFloat(FromFloat<bf16>(value));
+      const float up = ToFloat(FromFloat<bf16>(sum_of(n_rows + i)));
+      value = gate / (1.0f + __expf(-gate)) * up;
+    }
+    const size_t at = first_row + i;
+    if (p.accumulate) value += i < kThreads ? before : OutputAt(p, at);
+    StoreValue(p, at, value);
+  }
+}
+
+// Rows of whole loads, and a block's range addressable by 32 bits.
+bool Streams(const KernelParams& k, size_t multiprocessors) {
+  const size_t row_bytes = k.cols * sizeof(bf16);
+  return k.tokens == 1 && row_bytes % kLoadBytes == 0 &&
+         (k.rows / multiprocessors + 1) * 2 * row_bytes < (size_t{1} << 31);
 }
 
 cudaError_t RunStreamed(const KernelParams& k, bool gated, size_t multiprocessors,
                         cudaStream_t stream) {
   auto* const kernel = gated ? StreamedKernel<true> : StreamedKernel<false>;
-  const size_t staged = CeilDiv(k.cols * sizeof(bf16), 128) * size_t{128};
+  const size_t blocks = std::min<size_t>(k.rows, multiprocessors);
+  const size_t sums = CeilDiv(k.rows, blocks) * (gated ? 2 : 1) * sizeof(float);
+  const size_t staged = k.cols * sizeof(bf16);
   constexpr size_t kStageBytes = size_t{kWarps} * kPieceBytes;
-  const size_t room = staged + 2 * kStageBytes < kBlockShared ? kBlockShared - staged : 0;
+  const size_t others = staged + sums;
+  const size_t room = others < kBlockShared ? kBlockShared - others : 0;
   const size_t stages = std::clamp<size_t>(room / kStageBytes, 2, kStagesMax);
-  const size_t shared = staged + stages * kStageBytes;
+  const size_t shared = others + stages * kStageBytes;
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return error;
-  return Launch(kernel, static_cast<unsigned>(std::min<size_t>(k.rows, multiprocessors)), kThreads,
-                shared, stream, k, static_cast<unsigned>(staged), static_cast<unsigned>(stages));
+  return Launch(kernel, static_cast<unsigned>(blocks), kThreads, shared, stream, k,
+                static_cast<unsigned>(staged), static_cast<unsigned>(stages));
 }
 
 // --- Launching ---
@@ -530,7 +584,7 @@ cudaError_t LaunchGemv(const GemvParams& p, size_t multiprocessors, cudaStream_t
     case WeightType::kInt4:
       return WithTokens<Int4Format>(k, p.gated, stream);
     default:
-      if (p.tokens == 1) return RunStreamed(k, p.gated, multiprocessors, stream);
+      if (Streams(k, multiprocessors)) return RunStreamed(k, p.gated, multiprocessors, stream);
       return WithTokens<Bf16Format>(k, p.gated, stream);
   }
 }
