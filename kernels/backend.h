@@ -189,6 +189,16 @@ class Backend {
     }
     return Status::Ok();
   }
+  // NormRopeAppend, then AttentionEach: what a decoding step does with what it projected. Whether q
+  // and k are rotated afterwards is open.
+  virtual Status RotateAttentionEach(Tensor q, Tensor k, Tensor v, std::span<const OwnKeys> keys,
+                                     Tensor out, size_t heads, size_t kv_heads, size_t head_dim,
+                                     const Vector* q_norm, const Vector* k_norm, float epsilon,
+                                     const Angles& angles) {
+    MSADB_RETURN_IF_ERROR(NormRopeAppend(q, k, v, keys, heads, kv_heads, head_dim, q_norm, k_norm,
+                                         epsilon, angles));
+    return AttentionEach(q, keys, out, heads, kv_heads, head_dim);
+  }
   // Two copies of the same shape: keys and values.
   virtual Status CopyPair(Tensor from_a, Tensor to_a, Tensor from_b, Tensor to_b, size_t rows,
                           size_t width) {

@@ -188,8 +188,7 @@ Status Generator::Step(std::span<const Next> sequences) try {
       Context::Layer& own = sequences[i].context->layers[static_cast<size_t>(layer)];
       keys[i] = {own.keys->tensor(), own.values->tensor(), ++own.rows};
     }
-    MSADB_RETURN_IF_ERROR(states_.ProjectEach(layer, keys, *angles));
-    MSADB_RETURN_IF_ERROR(states_.AttendEach(layer, keys));
+    MSADB_RETURN_IF_ERROR(states_.AttendEach(layer, keys, *angles));
     MSADB_RETURN_IF_ERROR(states_.Mlp(layer, 0, n));
   }
   for (const Next& next : sequences) ++next.context->position;

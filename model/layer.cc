@@ -53,17 +53,6 @@ Status TokenStates::Project(int layer, size_t tokens, const kernels::Angles& ang
   return SeeProjected(layer, tokens);
 }
 
-Status TokenStates::ProjectEach(int layer, std::span<const kernels::OwnKeys> keys,
-                                const kernels::Angles& angles) {
-  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  MSADB_RETURN_IF_ERROR(backend_.NormMatmul(states_->tensor(), keys.size(), *w.input_norm, epsilon_,
-                                            *w.qkv, normed(), qkv_->tensor()));
-  MSADB_RETURN_IF_ERROR(backend_.NormRopeAppend(q(), k(), v(), keys, n_heads_, n_kv_heads_,
-                                                head_dim_, w.q_norm.get(), w.k_norm.get(), epsilon_,
-                                                angles));
-  return SeeProjected(layer, keys.size());
-}
-
 Status TokenStates::SeeProjected(int layer, size_t tokens) {
   MSADB_RETURN_IF_ERROR(See("q", layer, q(), tokens, q_dim_));
   MSADB_RETURN_IF_ERROR(See("k", layer, k(), tokens, kv_dim_));
@@ -80,11 +69,24 @@ Status TokenStates::Attend(int layer, size_t first, size_t count, Tensor keys, T
   return backend_.Matmul(attention.At(first), count, *w.output, states_->tensor().At(first), true);
 }
 
-Status TokenStates::AttendEach(int layer, std::span<const kernels::OwnKeys> keys) {
+Status TokenStates::AttendEach(int layer, std::span<const kernels::OwnKeys> keys,
+                               const kernels::Angles& angles) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const Tensor attention = attention_->tensor();
-  MSADB_RETURN_IF_ERROR(
-      backend_.AttentionEach(q(), keys, attention, n_heads_, n_kv_heads_, head_dim_));
+  MSADB_RETURN_IF_ERROR(backend_.NormMatmul(states_->tensor(), keys.size(), *w.input_norm, epsilon_,
+                                            *w.qkv, normed(), qkv_->tensor()));
+  if (probe_) {  // sees the steps one by one
+    MSADB_RETURN_IF_ERROR(backend_.NormRopeAppend(q(), k(), v(), keys, n_heads_, n_kv_heads_,
+                                                  head_dim_, w.q_norm.get(), w.k_norm.get(),
+                                                  epsilon_, angles));
+    MSADB_RETURN_IF_ERROR(SeeProjected(layer, keys.size()));
+    MSADB_RETURN_IF_ERROR(
+        backend_.AttentionEach(q(), keys, attention, n_heads_, n_kv_heads_, head_dim_));
+  } else {
+    MSADB_RETURN_IF_ERROR(backend_.RotateAttentionEach(
+        q(), k(), v(), keys, attention, n_heads_, n_kv_heads_, head_dim_, w.q_norm.get(),
+        w.k_norm.get(), epsilon_, angles));
+  }
   MSADB_RETURN_IF_ERROR(See("attention", layer, attention, keys.size(), q_dim_));
   return backend_.Matmul(attention, keys.size(), *w.output, states_->tensor(), true);
 }

@@ -45,15 +45,13 @@ class TokenStates {
 
   // Fills normed(), q(), k() and v() of the first `tokens` tokens.
   Status Project(int layer, size_t tokens, const kernels::Angles& angles);
-  // The same for tokens 0 .. keys.size() - 1 of different sequences, whose k() and v() also become
-  // the last rows of keys[i].
-  Status ProjectEach(int layer, std::span<const kernels::OwnKeys> keys,
-                     const kernels::Angles& angles);
   // Tokens [first, first + count): `segments` index rows of q() and of `keys` and `values`.
   Status Attend(int layer, size_t first, size_t count, kernels::Tensor keys, kernels::Tensor values,
                 std::span<const kernels::AttentionSegment> segments);
-  // Tokens 0 .. keys.size() - 1, each over keys and values of its own, its own included.
-  Status AttendEach(int layer, std::span<const kernels::OwnKeys> keys);
+  // Projects tokens 0 .. keys.size() - 1 of different sequences, makes the key and the value of token
+  // i the last rows of keys[i], and attends over these. Leaves q(), k() and v() undefined.
+  Status AttendEach(int layer, std::span<const kernels::OwnKeys> keys,
+                    const kernels::Angles& angles);
   Status Mlp(int layer, size_t first, size_t count);
 
   // [vocab_size] of one token.

@@ -273,12 +273,10 @@ void BenchSteps(const Settings& s, const ModelConfig& c, const Weights& weights,
   const auto epsilon = static_cast<float>(c.rms_norm_eps);
   std::vector<std::pair<const char*, std::function<Status(size_t)>>> steps;
   const kernels::OwnKeys own{keys->tensor(), values->tensor(), rows};
-  steps.emplace_back("norm, rotation, append", [&](size_t) {
-    return backend->NormRopeAppend(q, k, k, {&own, 1}, heads, kv_heads, head_dim, w.q_norm.get(),
-                                   w.k_norm.get(), epsilon, *angles);
-  });
-  steps.emplace_back("attention over 280", [&](size_t) {
-    return backend->AttentionEach(q, {&own, 1}, attended->tensor(), heads, kv_heads, head_dim);
+  steps.emplace_back("rotation, attention", [&](size_t) {
+    return backend->RotateAttentionEach(q, k, k, {&own, 1}, attended->tensor(), heads, kv_heads,
+                                        head_dim, w.q_norm.get(), w.k_norm.get(), epsilon,
+                                        *angles);
   });
   steps.emplace_back("norm, qkv", [&](size_t i) {
     return backend->NormMatmul(state->tensor(), 1, *w.input_norm, epsilon,

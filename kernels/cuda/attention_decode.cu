@@ -7,6 +7,10 @@
 // values). Up to kClusterMax blocks of a (segment, head set) are a cluster and read each other's
 // shared memory to merge; with more, which only many keys are worth, the last of them to arrive
 // merges what the others left in device memory. So one launch is enough.
+//
+// With kRotate the queries and the newest key come as they were projected: every block normalises and
+// rotates its own (LaunchNormRope does the same in a launch of its own), and the block that has a kv
+// head's last key also leaves key and value in the cache.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -33,6 +37,7 @@ struct Params {
   unsigned head_dim;
   float scale_log2;  // scale * log2(e)
   unsigned splits;
+  RotateParams rotate;
   float* partial;      // [segment][kv head][set][split][kGroupMax][DPAD + 2]
   uint32_t* counters;  // [segment][kv head][set]
   DecodeSegment segments[kDecodeSegmentsMax];
@@ -66,12 +71,44 @@ __device__ __forceinline__ void MergeWeights(float& m, float other_m, float& min
   m = top;
 }
 
-template <unsigned kPad, bool kVector, bool kCluster>
+// Normalises (norm is null: not) and rotates one head, of which each of kLanes lanes has 8 dimensions.
+template <unsigned kLanes>
+__device__ __forceinline__ uint4 Rotated(const uint4& words, const float* norm, unsigned begin,
+                                         float epsilon, const float (&cosine)[8],
+                                         const float (&sine)[8]) {
+  float x[8];
+  Unpack8(words, x);
+  if (norm != nullptr) {
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares = fmaf(x[i], x[i], squares);
+#pragma unroll
+    for (unsigned step = kLanes / 2; step > 0; step /= 2) {
+      squares += __shfl_xor_sync(~0u, squares, step);
+    }
+    const float scale = rsqrtf(squares / (8.0f * kLanes) + epsilon);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] *= scale * __ldg(norm + begin + i);
+  }
+  const float sign = begin < 4 * kLanes ? -1.0f : 1.0f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float other = __shfl_xor_sync(~0u, x[i], kLanes / 2);  // half a head away
+    x[i] = fmaf(x[i], cosine[i], sign * other * sine[i]);
+  }
+  return {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])};
+}
+
+__device__ __forceinline__ void PrefetchL2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+template <unsigned kPad, bool kVector, bool kCluster, bool kRotate>
 __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__ Params p) {
   constexpr unsigned kLanes = kPad / 8;           // of a key
   constexpr unsigned kKeysPerWarp = 32 / kLanes;  // at a time
+  static_assert(kVector || !kRotate);
   GridRelease();
-  GridWait();
   const unsigned split = blockIdx.x;
   const unsigned kv_head = blockIdx.y / p.sets, set = blockIdx.y % p.sets;
   const DecodeSegment& segment = p.segments[blockIdx.z];
@@ -85,6 +122,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   const unsigned keys = segment.keys;
   const unsigned share = (keys + p.splits - 1) / p.splits;
   const unsigned key_end = min(keys, (split + 1) * share);
+  const unsigned stored = kRotate ? keys - 1 : keys;  // in the cache before this launch
   const size_t head_offset = kv_head * size_t{p.head_dim};
   constexpr unsigned kStep = kWarps * kKeysPerWarp;
   // Keys and values under way at once: all of a split that has kKeysPerSplitMin of them.
@@ -93,13 +131,22 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   const auto load = [&](unsigned base) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const unsigned at = min(base + u * kStep + warp * kKeysPerWarp + slot, keys - 1);
-      key_words[u] =
-          Load8<kVector>(all_keys + at * segment.k_stride + head_offset, begin, p.head_dim);
-      value_words[u] =
-          Load8<kVector>(all_values + at * segment.v_stride + head_offset, begin, p.head_dim);
+      const unsigned at = base + u * kStep + warp * kKeysPerWarp + slot;
+      if (at < stored) {
+        key_words[u] =
+            Load8<kVector>(all_keys + at * segment.k_stride + head_offset, begin, p.head_dim);
+        value_words[u] =
+            Load8<kVector>(all_values + at * segment.v_stride + head_offset, begin, p.head_dim);
+      }
     }
   };
+  // Most of the cache is older than the kernel before, but nobody promises that: only a hint here.
+  for (unsigned at = split * share + warp * kKeysPerWarp + slot; at < min(key_end, stored);
+       at += kStep) {
+    PrefetchL2(all_keys + at * segment.k_stride + head_offset + begin);
+    PrefetchL2(all_values + at * segment.v_stride + head_offset + begin);
+  }
+  GridWait();
   load(split * share);
 
   float q[kGroupMax][8], acc[kGroupMax][8], m[kGroupMax], l[kGroupMax];
@@ -109,6 +156,36 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
     const unsigned head = first_head + min(unsigned(h), n_heads - 1);
     q_words[h] = Load8<kVector>(p.q + segment.query * p.q_stride + head * size_t{p.head_dim}, begin,
                                 p.head_dim);
+  }
+  uint4 new_key = {}, new_value = {};
+  if constexpr (kRotate) {
+    // The projected key and value, and the angles of this lane's dimensions.
+    const RotateParams& r = p.rotate;
+    const size_t row = segment.query;
+    const size_t angle = row * (kPad / 2) + begin % (kPad / 2);
+    new_key = Load8<true>(static_cast<const bf16*>(r.k.data) + row * r.k.stride + head_offset,
+                          begin, p.head_dim);
+    new_value = Load8<true>(static_cast<const bf16*>(r.v.data) + row * r.v.stride + head_offset,
+                            begin, p.head_dim);
+    float cosine[8], sine[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      cosine[i] = r.cosines[angle + i];
+      sine[i] = r.sines[angle + i];
+    }
+#pragma unroll
+    for (int h = 0; h < kGroupMax; ++h) {
+      q_words[h] = Rotated<kLanes>(q_words[h], r.q_norm, begin, r.epsilon, cosine, sine);
+    }
+    new_key = Rotated<kLanes>(new_key, r.k_norm, begin, r.epsilon, cosine, sine);
+    if (key_end == keys && split * share < keys && set == 0 && warp == 0 && slot == 0) {
+      const size_t last = keys - 1;
+      auto* const to_k = const_cast<bf16*>(all_keys) + last * segment.k_stride + head_offset + begin;
+      auto* const to_v =
+          const_cast<bf16*>(all_values) + last * segment.v_stride + head_offset + begin;
+      *reinterpret_cast<uint4*>(to_k) = new_key;
+      *reinterpret_cast<uint4*>(to_v) = new_value;
+    }
   }
 #pragma unroll
   for (int h = 0; h < kGroupMax; ++h) {
@@ -126,7 +203,13 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
     if (base > split * share) load(base);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const bool valid = base + u * kStep + warp * kKeysPerWarp + slot < key_end;
+      const unsigned first = base + u * kStep + warp * kKeysPerWarp;
+      if (first >= key_end) break;
+      const bool valid = first + slot < key_end;
+      if (kRotate && first + slot == keys - 1) {
+        key_words[u] = new_key;
+        value_words[u] = new_value;
+      }
       float key[8], value[8];
       Unpack8(key_words[u], key);
       Unpack8(value_words[u], value);
@@ -289,14 +372,32 @@ unsigned Pad(size_t head_dim) {
   return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
 }
 
+bool Aligned(const void* data, size_t stride) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+}
+
+// Whether all rows can be read 8 dimensions at a time.
+bool Vectors(const DecodeShape& shape, const DecodeSegment* segments, size_t segment_count) {
+  return shape.head_dim % 8 == 0 && Aligned(shape.q.data, shape.q.stride) &&
+         std::all_of(segments, segments + segment_count, [](const DecodeSegment& segment) {
+           return Aligned(segment.k, segment.k_stride) && Aligned(segment.v, segment.v_stride);
+         });
+}
+
+template <unsigned kPad, bool kCluster>
+cudaError_t LaunchPadded(const Params& p, bool vector, bool rotates, dim3 grid,
+                         cudaStream_t stream) {
+  auto* const kernel = rotates  ? DecodeKernel<kPad, true, kCluster, true>
+                       : vector ? DecodeKernel<kPad, true, kCluster, false>
+                                : DecodeKernel<kPad, false, kCluster, false>;
+  return LaunchClusters(kernel, grid, kCluster ? p.splits : 1, kThreads, 0, stream, p);
+}
+
 template <unsigned kPad>
-cudaError_t LaunchPadded(const Params& p, bool vector, dim3 grid, cudaStream_t stream) {
-  if (p.splits <= kClusterMax) {
-    return LaunchClusters(vector ? DecodeKernel<kPad, true, true> : DecodeKernel<kPad, false, true>,
-                          grid, p.splits, kThreads, 0, stream, p);
-  }
-  return Launch(vector ? DecodeKernel<kPad, true, false> : DecodeKernel<kPad, false, false>, grid,
-                kThreads, 0, stream, p);
+cudaError_t LaunchPadded(const Params& p, bool vector, bool rotates, dim3 grid,
+                         cudaStream_t stream) {
+  return p.splits <= kClusterMax ? LaunchPadded<kPad, true>(p, vector, rotates, grid, stream)
+                                 : LaunchPadded<kPad, false>(p, vector, rotates, grid, stream);
 }
 
 }  // namespace
@@ -305,11 +406,22 @@ size_t DecodePartialFloats(size_t multiprocessors) {
   return 2 * multiprocessors * kGroupMax * (256 + 2);
 }
 
+bool DecodeRotates(const DecodeShape& shape, const DecodeSegment* segments, size_t segment_count,
+                   const RotateParams& rotate) {
+  return shape.head_dim == Pad(shape.head_dim) && Vectors(shape, segments, segment_count) &&
+         rotate.k.bytes == sizeof(bf16) && rotate.v.bytes == sizeof(bf16) &&
+         Aligned(rotate.k.data, rotate.k.stride) && Aligned(rotate.v.data, rotate.v.stride);
+}
+
 cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment* segments,
-                                  size_t segment_count, size_t multiprocessors,
-                                  const DecodeWorkspace& workspace, cudaStream_t stream) {
+                                  size_t segment_count, const RotateParams* rotate,
+                                  size_t multiprocessors, const DecodeWorkspace& workspace,
+                                  cudaStream_t stream) {
   if (segment_count == 0) return cudaSuccess;
   if (shape.head_dim > 256) return cudaErrorInvalidValue;
+  if (rotate != nullptr && !DecodeRotates(shape, segments, segment_count, *rotate)) {
+    return cudaErrorInvalidValue;
+  }
   Params p = {};
   p.q = static_cast<const bf16*>(shape.q.data);
   p.out = static_cast<bf16*>(shape.out.data);
@@ -321,15 +433,12 @@ cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment*
   p.scale_log2 = shape.scale * 1.4426950408889634f;
   p.partial = workspace.partial;
   p.counters = workspace.counters;
-  const auto aligned = [](const void* data, size_t stride) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
-  };
-  bool vector = shape.head_dim % 8 == 0 && aligned(shape.q.data, shape.q.stride);
+  if (rotate != nullptr) p.rotate = *rotate;
+  const bool vector = Vectors(shape, segments, segment_count);
   size_t keys = 0;
   for (size_t i = 0; i < segment_count; ++i) {
-    const DecodeSegment& segment = p.segments[i] = segments[i];
-    keys = std::max<size_t>(keys, segment.keys);
-    vector = vector && aligned(segment.k, segment.k_stride) && aligned(segment.v, segment.v_stride);
+    p.segments[i] = segments[i];
+    keys = std::max<size_t>(keys, segments[i].keys);
   }
   // Two blocks a multiprocessor, unless that leaves a block too few keys. More than one split
   // therefore means at most that many blocks, which bounds the workspace.
@@ -343,13 +452,13 @@ cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment*
                   static_cast<unsigned>(segment_count));
   switch (Pad(shape.head_dim)) {
     case 32:
-      return LaunchPadded<32>(p, vector, grid, stream);
+      return LaunchPadded<32>(p, vector, rotate != nullptr, grid, stream);
     case 64:
-      return LaunchPadded<64>(p, vector, grid, stream);
+      return LaunchPadded<64>(p, vector, rotate != nullptr, grid, stream);
     case 128:
-      return LaunchPadded<128>(p, vector, grid, stream);
+      return LaunchPadded<128>(p, vector, rotate != nullptr, grid, stream);
     default:
-      return LaunchPadded<256>(p, vector, grid, stream);
+      return LaunchPadded<256>(p, vector, rotate != nullptr, grid, stream);
   }
 }
 

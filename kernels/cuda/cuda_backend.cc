@@ -391,13 +391,27 @@ class CudaBackend : public Backend {
                        size_t kv_heads, size_t head_dim) override {
     MSADB_RETURN_IF_ERROR(Use());
     MSADB_RETURN_IF_ERROR(CheckHeadDim(head_dim));
-    std::vector<DecodeSegment> queries;
-    for (const OwnKeys& own : keys) {
-      queries.push_back({own.k.data, own.v.data, own.k.stride, own.v.stride,
-                         static_cast<uint32_t>(queries.size()), static_cast<uint32_t>(own.rows)});
-    }
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    return AttendDecode({ToRows(q), ToRows(out), heads, kv_heads, head_dim, scale}, queries);
+    return AttendDecode({ToRows(q), ToRows(out), heads, kv_heads, head_dim, scale},
+                        ToSegments(keys));
+  }
+
+  Status RotateAttentionEach(Tensor q, Tensor k, Tensor v, std::span<const OwnKeys> keys,
+                             Tensor out, size_t heads, size_t kv_heads, size_t head_dim,
+                             const Vector* q_norm, const Vector* k_norm, float epsilon,
+                             const Angles& angles) override {
+    MSADB_RETURN_IF_ERROR(Use());
+    const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    const DecodeShape shape = {ToRows(q), ToRows(out), heads, kv_heads, head_dim, scale};
+    const std::vector<DecodeSegment> segments = ToSegments(keys);
+    const auto& table = static_cast<const CudaAngles&>(angles);
+    const RotateParams rotate = {ToRows(k), ToRows(v),       Values(q_norm), Values(k_norm),
+                                 epsilon,   table.cosines(), table.sines()};
+    if (!DecodeRotates(shape, segments.data(), segments.size(), rotate)) {
+      return Backend::RotateAttentionEach(q, k, v, keys, out, heads, kv_heads, head_dim, q_norm,
+                                          k_norm, epsilon, angles);
+    }
+    return AttendDecode(shape, segments, &rotate);
   }
 
   Status SiluMul(Tensor gate_up, size_t tokens, size_t width, Tensor out) override {
@@ -741,11 +755,22 @@ class CudaBackend : public Backend {
                                std::to_string(head_dim) + "; use device \"cpu\"");
   }
 
-  Status AttendDecode(const DecodeShape& shape, std::span<const DecodeSegment> queries) {
+  static std::vector<DecodeSegment> ToSegments(std::span<const OwnKeys> keys) {
+    std::vector<DecodeSegment> segments;
+    for (const OwnKeys& own : keys) {
+      segments.push_back({own.k.data, own.v.data, own.k.stride, own.v.stride,
+                          static_cast<uint32_t>(segments.size()), static_cast<uint32_t>(own.rows)});
+    }
+    return segments;
+  }
+
+  Status AttendDecode(const DecodeShape& shape, std::span<const DecodeSegment> queries,
+                      const RotateParams* rotate = nullptr) {
     for (; !queries.empty();
          queries = queries.subspan(std::min(kDecodeSegmentsMax, queries.size()))) {
       MSADB_CUDA_RETURN_IF_ERROR(LaunchAttentionDecode(
-          shape, queries.data(), std::min(kDecodeSegmentsMax, queries.size()), multiprocessors_,
+          shape, queries.data(), std::min(kDecodeSegmentsMax, queries.size()), rotate,
+          multiprocessors_,
           {decode_partial_.as<float>(), decode_counters_.as<uint32_t>()}, stream()));
     }
     return Status::Ok();

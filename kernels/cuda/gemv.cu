@@ -12,7 +12,7 @@
 // One token with bfloat16 weights, a decoding step's products, has a kernel of its own: one block a
 // multiprocessor, whose warps each pull their rows through a ring in shared memory by bulk copies.
 // The ring is filled before the inputs are there, so while the steps between two products run (the
-// attention above all), the memory goes on delivering: about 100 KB a multiprocessor, 13 MB in all.
+// attention above all), the memory goes on delivering: up to 190 KB a multiprocessor, 25 MB in all.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -326,8 +326,12 @@ __global__ void __launch_bounds__(kThreads) GemvKernel(const __grid_constant__ K
 constexpr unsigned kLoadBytes = 512;    // what a warp reads at a time
 constexpr unsigned kPieceBytes = 2048;  // of one bulk copy
 constexpr unsigned kPieceLoads = kPieceBytes / kLoadBytes;
-constexpr unsigned kStagesMax = 8;
-constexpr size_t kBlockShared = 106 * 1024;  // two blocks share a multiprocessor
+constexpr unsigned kStagesMax = 12;
+// Nearly all of a multiprocessor's, for two reasons. The next product's blocks find room only where a
+// block of this one has ended, so each gets a multiprocessor for itself (with room for two, blocks
+// pair up on some and leave others idle); and what they request while the steps between run is a
+// large part of their weights. The rest is for those steps.
+constexpr size_t kBlockShared = 204 * 1024;
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));

@@ -147,9 +147,25 @@ struct DecodeWorkspace {
 };
 inline constexpr size_t kDecodeSplitsMax = 64;
 size_t DecodePartialFloats(size_t multiprocessors);
+// The newest token's key and value of each query as they were projected, and how they and the queries
+// are normalised (norms may be null) and rotated. Row i belongs to query i.
+struct RotateParams {
+  Rows k, v;
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float epsilon = 0;
+  const float* cosines = nullptr;  // [queries, head_dim / 2]
+  const float* sines = nullptr;
+};
+// Whether LaunchAttentionDecode can rotate at these shapes.
+bool DecodeRotates(const DecodeShape& shape, const DecodeSegment* segments, size_t segment_count,
+                   const RotateParams& rotate);
+// With `rotate` (may be null) q and rotate->k are not rotated yet, the last of a segment's keys and
+// values is written to its place first, and q and rotate->k stay as they were.
 cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment* segments,
-                                  size_t segment_count, size_t multiprocessors,
-                                  const DecodeWorkspace& workspace, cudaStream_t stream);
+                                  size_t segment_count, const RotateParams* rotate,
+                                  size_t multiprocessors, const DecodeWorkspace& workspace,
+                                  cudaStream_t stream);
 
 }  // namespace msadb::kernels::cuda
 

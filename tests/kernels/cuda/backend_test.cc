@@ -737,6 +737,68 @@ TEST_F(CudaAttentionTest, EachQueryOverItsOwnKeys) {
   }
 }
 
+// Against its two steps, which are held against their references above.
+TEST_F(CudaAttentionTest, RotationThatAppendsAndAttends) {
+  std::mt19937_64 random(20);
+  const std::vector<Heads> shapes = {{4, 2, 16}, {9, 3, 64},  {32, 8, 128}, {2, 1, 6},
+                                     {3, 1, 32}, {14, 2, 128}, {1, 1, 256},  {6, 2, 80}};
+  for (const Heads& s : shapes) {
+    for (size_t sequences : {1, 5, 40}) {
+      SCOPED_TRACE(testing::Message() << sequences << " sequences, " << s.heads << "/"
+                                      << s.kv_heads << " heads of " << s.head_dim);
+      const size_t q_dim = s.heads * s.head_dim, kv_dim = s.kv_heads * s.head_dim;
+      const size_t width = q_dim + 2 * kv_dim;
+      std::vector<int32_t> positions(sequences);
+      for (int32_t& position : positions) position = static_cast<int32_t>(random() % 40000);
+      const auto angles = Take(backend_->LoadAngles(positions, s.head_dim, 1e6));
+      const std::vector<float> qkv = RandomRounded(sequences * width, random);
+      const auto q_norm = Take(backend_->LoadVector(RandomRounded(s.head_dim, random)));
+      const auto k_norm = Take(backend_->LoadVector(RandomRounded(s.head_dim, random)));
+      std::vector<size_t> lengths(sequences);
+      for (size_t i = 0; i < sequences; ++i) lengths[i] = 1 + random() % 300;
+      lengths[0] = sequences == 1 ? 2500 : 1;
+      for (bool norms : {false, true}) {
+        const Vector* const q_weight = norms ? q_norm.get() : nullptr;
+        const Vector* const k_weight = norms ? k_norm.get() : nullptr;
+        std::vector<Framed> memory[2];
+        std::vector<OwnKeys> own[2];
+        std::vector<float> out[2];
+        for (size_t i = 0; i < sequences; ++i) {
+          const std::vector<float> k = RandomRounded(lengths[i] * kv_dim, random);
+          const std::vector<float> v = RandomRounded(lengths[i] * kv_dim, random);
+          for (int way : {0, 1}) {
+            memory[way].push_back(MakeFramed(k, lengths[i], kv_dim, 8, false));
+            memory[way].push_back(MakeFramed(v, lengths[i], kv_dim, 8, false));
+            own[way].push_back({memory[way][2 * i].tensor, memory[way][2 * i + 1].tensor,
+                                lengths[i]});
+          }
+        }
+        for (int way : {0, 1}) {
+          const Framed x = MakeFramed(qkv, sequences, width, 8, false);
+          const Framed to = MakeOutput(sequences, q_dim);
+          const Tensor q = x.tensor, k = x.tensor.At(0, q_dim), v = x.tensor.At(0, q_dim + kv_dim);
+          if (way == 0) {
+            ASSERT_OK(backend_->NormRopeAppend(q, k, v, own[0], s.heads, s.kv_heads, s.head_dim,
+                                               q_weight, k_weight, 1e-6f, *angles));
+            ASSERT_OK(backend_->AttentionEach(q, own[0], to.tensor, s.heads, s.kv_heads,
+                                              s.head_dim));
+          } else {
+            ASSERT_OK(backend_->RotateAttentionEach(q, k, v, own[1], to.tensor, s.heads,
+                                                    s.kv_heads, s.head_dim, q_weight, k_weight,
+                                                    1e-6f, *angles));
+          }
+          out[way] = Read(to);
+        }
+        Compare(out[1], out[0], 2 * kBf16);
+        for (size_t i = 0; i < memory[0].size(); ++i) {
+          Compare(Read(memory[1][i]), Read(memory[0][i]), kBf16);
+        }
+        if (testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_F(CudaAttentionTest, LargeScoresDoNotOverflow) {
   std::mt19937_64 random(13);
   CompareAttention({4, 2, 32}, {{0, 40, 0, 150}}, random, 100.0f);
