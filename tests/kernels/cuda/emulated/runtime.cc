@@ -1,11 +1,16 @@
 // The CUDA runtime's and cuBLAS's functions that msadb calls, for one GPU that is this CPU: memory is
 // host memory, and everything is finished when a call returns. Linked before the real runtime.
+#include <cuda.h>
 #include <cuda_runtime_api.h>
+#include <sys/mman.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
+#include <utility>
 
+#include "emulation.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/dtype.h"
 
@@ -29,9 +34,89 @@ cudaError_t Allocate(void** memory, size_t bytes) {
   return cudaSuccess;
 }
 
+// The driver's: tensor maps, and memory put behind reserved addresses.
+constexpr size_t kGranule = size_t{64} << 10;
+
+CUresult EncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
+                     const cuuint64_t* size, const cuuint64_t* strides, const cuuint32_t* box,
+                     const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
+                     CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  // What the driver refuses of what msadb may ask.
+  if (type != CU_TENSOR_MAP_DATA_TYPE_FLOAT16 || rank != 2 ||
+      swizzle != CU_TENSOR_MAP_SWIZZLE_128B || reinterpret_cast<uintptr_t>(data) % 16 != 0 ||
+      strides[0] % 16 != 0 || box[0] * 2 > 128 || box[1] > 256 || size[0] == 0 || size[1] == 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  const msadb::emulated::TensorMap values = {data, size[1], size[0], strides[0], box[1], box[0]};
+  static_assert(sizeof values <= sizeof *map);
+  std::memcpy(map, &values, sizeof values);
+  return CUDA_SUCCESS;
+}
+
+CUresult Granularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *bytes = kGranule;
+  return CUDA_SUCCESS;
+}
+CUresult AddressReserve(CUdeviceptr* address, size_t bytes, size_t, CUdeviceptr, cuuint64_t) {
+  void* const reserved =
+      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+  *address = reinterpret_cast<CUdeviceptr>(reserved);
+  return CUDA_SUCCESS;
+}
+CUresult AddressFree(CUdeviceptr address, size_t bytes) {
+  munmap(reinterpret_cast<void*>(address), bytes);
+  return CUDA_SUCCESS;
+}
+CUresult Create(CUmemGenericAllocationHandle* handle, size_t bytes, const CUmemAllocationProp*,
+                unsigned long long) {
+  if (bytes > kDeviceBytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  *handle = 1;
+  return CUDA_SUCCESS;
+}
+CUresult Release(CUmemGenericAllocationHandle) { return CUDA_SUCCESS; }
+CUresult Map(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+  return CUDA_SUCCESS;
+}
+CUresult SetAccess(CUdeviceptr address, size_t bytes, const CUmemAccessDesc*, size_t) {
+  void* const memory = reinterpret_cast<void*>(address);
+  if (mprotect(memory, bytes, PROT_READ | PROT_WRITE) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
+  std::memset(memory, 0xff, bytes);
+  return CUDA_SUCCESS;
+}
+CUresult Unmap(CUdeviceptr address, size_t bytes) {
+  return mprotect(reinterpret_cast<void*>(address), bytes, PROT_NONE) == 0 ? CUDA_SUCCESS
+                                                                           : CUDA_ERROR_UNKNOWN;
+}
+
+const std::pair<std::string_view, void*> kDriver[] = {
+    {"cuTensorMapEncodeTiled", reinterpret_cast<void*>(&EncodeTiled)},
+    {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(&Granularity)},
+    {"cuMemAddressReserve", reinterpret_cast<void*>(&AddressReserve)},
+    {"cuMemAddressFree", reinterpret_cast<void*>(&AddressFree)},
+    {"cuMemCreate", reinterpret_cast<void*>(&Create)},
+    {"cuMemRelease", reinterpret_cast<void*>(&Release)},
+    {"cuMemMap", reinterpret_cast<void*>(&Map)},
+    {"cuMemUnmap", reinterpret_cast<void*>(&Unmap)},
+    {"cuMemSetAccess", reinterpret_cast<void*>(&SetAccess)},
+};
+
 }  // namespace
 
 extern "C" {
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  for (const auto& [known, address] : kDriver) {
+    if (known != name) continue;
+    *function = address;
+    *result = cudaDriverEntryPointSuccess;
+    return cudaSuccess;
+  }
+  *result = cudaDriverEntryPointSymbolNotFound;
+  return Remember(cudaErrorSymbolNotFound);
+}
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
