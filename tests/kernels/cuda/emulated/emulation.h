@@ -54,6 +54,10 @@ void DoLater(std::function<void()> work);
 void CloseLater();
 void WaitLater(unsigned groups);
 
+// Makes every later call that reaches the device fail, as a hardware error does.
+void LoseDevice(int device);
+int DeviceError();  // a cudaError_t, of the calling thread's device
+
 // What the emulated driver puts into a CUtensorMap.
 struct TensorMap {
   const void* data;

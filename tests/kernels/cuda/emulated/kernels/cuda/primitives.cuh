@@ -108,6 +108,8 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchClusters(void (*kernel)(Parameters...), dim3 grid, unsigned cluster,
                            unsigned threads, size_t shared, cudaStream_t,
                            Arguments&&... arguments) {
+  const auto lost = static_cast<cudaError_t>(emulated::DeviceError());
+  if (lost != cudaSuccess) return lost;
   const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
   const bool taken = emulated::Run({grid.x, grid.y, grid.z}, cluster, threads, shared,
                                    [&] { std::apply(kernel, parameters); });
