@@ -1,7 +1,8 @@
 // What the kernels of this folder ask of the hardware beyond CUDA C++: launches that overlap,
-// asynchronous copies into shared memory and their barriers, matrix instructions, clusters. Nothing
-// else of the folder holds PTX, so that a second implementation of this header can run the kernels
-// elsewhere: tests/kernels/cuda/emulated/ does so on a CPU.
+// asynchronous copies into shared memory and their barriers, matrix instructions, clusters; what only
+// the routing kernels use is in tensor_tiles.cuh. Nothing else of the folder holds PTX, so that a
+// second implementation of the two headers can run the kernels elsewhere: tests/kernels/cuda/emulated/
+// does so on a CPU.
 #ifndef MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 #define MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 

@@ -61,6 +61,37 @@ T __shfl_xor_sync(unsigned, T value, unsigned mask) {
   return value;
 }
 
+template <typename T>
+T __shfl_sync(unsigned, T value, unsigned source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulated::Exchange(bits, source % 32);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Of a whole warp.
+inline unsigned __ballot_sync(unsigned, bool mine) {
+  const uint32_t word = mine;
+  const auto lanes = emulated::Gather(&word, 1);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) bits |= lanes[lane][0] << lane;
+  return bits;
+}
+inline bool __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) != 0; }
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
+
+// Bytes of low and high; a selector's highest bit, the sign's, is not used.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  }
+  return result;
+}
+
 // The blocks of a cluster run at once.
 template <typename T>
 T atomicAdd(T* at, T value) {
@@ -84,6 +115,10 @@ inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits);
 inline uint32_t __float_as_uint(float value) { return std::bit_cast<uint32_t>(value); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
+inline float __double2float_rd(double x) {
+  const auto near = static_cast<float>(x);
+  return near > x ? std::nextafter(near, -INFINITY) : near;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::exp2f;
 
