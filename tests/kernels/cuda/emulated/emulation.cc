@@ -13,6 +13,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -84,8 +85,6 @@ struct Fiber {
   bool finished = false;
   std::vector<Copy> open;               // not committed
   std::deque<std::vector<Copy>> groups;
-  std::vector<std::function<void()>> open_work;
-  std::deque<std::vector<std::function<void()>>> work_groups;
 #if defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
 #endif
@@ -133,14 +132,19 @@ struct Stacks {
     for (char* stack : idle) munmap(stack, kStackBytes);
   }
   char* Take() {
+    void* stack = nullptr;
     if (!idle.empty()) {
-      char* const stack = idle.back();
+      stack = idle.back();
       idle.pop_back();
-      return stack;
+    } else {
+      stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (stack == MAP_FAILED) Fail("no memory for stacks");
     }
-    void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (stack == MAP_FAILED) Fail("no memory for stacks");
+#if defined(__SANITIZE_ADDRESS__)
+    // The last frames of a fiber never return, nor did those of whoever had the addresses before.
+    __asan_unpoison_memory_region(stack, kStackBytes);
+#endif
     return static_cast<char*>(stack);
   }
 };
@@ -221,7 +225,6 @@ void FiberMain() {
     }
     for (const Copy& copy : me.open) copy.Make();
   }
-  if (!me.open_work.empty() || !me.work_groups.empty()) Fail("a thread ended before its products");
   me.finished = true;
   block->progress = true;
   Warp& warp = MyWarp();
@@ -390,23 +393,6 @@ void WaitMine(unsigned groups) {
   Fiber& me = block->fibers[block->current];
   for (; me.groups.size() > groups; me.groups.pop_front()) {
     for (const Copy& copy : me.groups.front()) copy.Make();
-  }
-}
-
-void DoLater(std::function<void()> work) {
-  block->fibers[block->current].open_work.push_back(std::move(work));
-}
-
-void CloseLater() {
-  Fiber& me = block->fibers[block->current];
-  me.work_groups.push_back(std::move(me.open_work));
-  me.open_work.clear();
-}
-
-void WaitLater(unsigned groups) {
-  Fiber& me = block->fibers[block->current];
-  for (; me.work_groups.size() > groups; me.work_groups.pop_front()) {
-    for (const auto& work : me.work_groups.front()) work();
   }
 }
 

@@ -47,24 +47,8 @@ cudaError_t Allocate(void** memory, size_t bytes) {
   return cudaSuccess;
 }
 
-// The driver's: tensor maps, and memory put behind reserved addresses.
+// The driver's: memory put behind reserved addresses.
 constexpr size_t kGranule = size_t{64} << 10;
-
-CUresult EncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
-                     const cuuint64_t* size, const cuuint64_t* strides, const cuuint32_t* box,
-                     const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
-                     CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
-  // What the driver refuses of what msadb may ask.
-  if (type != CU_TENSOR_MAP_DATA_TYPE_FLOAT16 || rank != 2 ||
-      swizzle != CU_TENSOR_MAP_SWIZZLE_128B || reinterpret_cast<uintptr_t>(data) % 16 != 0 ||
-      strides[0] % 16 != 0 || box[0] * 2 > 128 || box[1] > 256 || size[0] == 0 || size[1] == 0) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  const msadb::emulated::TensorMap values = {data, size[1], size[0], strides[0], box[1], box[0]};
-  static_assert(sizeof values <= sizeof *map);
-  std::memcpy(map, &values, sizeof values);
-  return CUDA_SUCCESS;
-}
 
 CUresult Granularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
   *bytes = kGranule;
@@ -103,7 +87,6 @@ CUresult Unmap(CUdeviceptr address, size_t bytes) {
 }
 
 const std::pair<std::string_view, void*> kDriver[] = {
-    {"cuTensorMapEncodeTiled", reinterpret_cast<void*>(&EncodeTiled)},
     {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(&Granularity)},
     {"cuMemAddressReserve", reinterpret_cast<void*>(&AddressReserve)},
     {"cuMemAddressFree", reinterpret_cast<void*>(&AddressFree)},
@@ -208,6 +191,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return Device();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return Device(); }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return Device(); }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = nullptr;

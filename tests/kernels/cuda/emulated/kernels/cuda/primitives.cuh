@@ -3,7 +3,6 @@
 #ifndef MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 #define MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 
-#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -62,6 +61,37 @@ T __shfl_xor_sync(unsigned, T value, unsigned mask) {
   return value;
 }
 
+template <typename T>
+T __shfl_sync(unsigned, T value, unsigned source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulated::Exchange(bits, source % 32);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Of a whole warp.
+inline unsigned __ballot_sync(unsigned, bool mine) {
+  const uint32_t word = mine;
+  const auto lanes = emulated::Gather(&word, 1);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) bits |= lanes[lane][0] << lane;
+  return bits;
+}
+inline bool __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) != 0; }
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
+
+// Bytes of low and high; a selector's highest bit, the sign's, is not used.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  }
+  return result;
+}
+
 // The blocks of a cluster run at once.
 template <typename T>
 T atomicAdd(T* at, T value) {
@@ -85,6 +115,10 @@ inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits);
 inline uint32_t __float_as_uint(float value) { return std::bit_cast<uint32_t>(value); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
+inline float __double2float_rd(double x) {
+  const auto near = static_cast<float>(x);
+  return near > x ? std::nextafter(near, -INFINITY) : near;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::exp2f;
 
@@ -272,69 +306,6 @@ inline void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
       c[i] = std::fma(Bf16At(left, k % 2), Bf16At(right, k % 2), c[i]);
     }
   }
-}
-
-// --- Matrices in shared memory ---
-
-// Of an address with the 128-byte swizzle.
-inline uintptr_t Swizzled(uintptr_t address) { return address ^ (address >> 7 & 7) << 4; }
-
-inline void CopyTile(void* to, const CUtensorMap* map, int column, int row, uint64_t* barrier) {
-  CheckAligned(to, 1024);
-  emulated::TensorMap m;
-  std::memcpy(&m, map, sizeof m);
-  const auto begin = reinterpret_cast<uintptr_t>(to);
-  const uint32_t row_bytes = m.box_columns * 2;
-  if (row_bytes != 128) std::abort();
-  for (unsigned r = 0; r < m.box_rows; ++r) {
-    for (unsigned piece = 0; piece < row_bytes / 16; ++piece) {
-      const uint64_t from_row = static_cast<uint64_t>(row) + r;
-      const uint64_t from_column = static_cast<uint64_t>(column) + piece * 8;
-      void* const at = reinterpret_cast<void*>(Swizzled(begin + r * row_bytes + piece * 16));
-      const size_t inside =
-          from_row < m.rows && from_column < m.columns
-              ? std::min<uint64_t>(8, m.columns - from_column) * 2
-              : 0;
-      const char* const from =
-          static_cast<const char*>(m.data) + from_row * m.row_bytes + from_column * 2;
-      emulated::CopyLater(at, inside == 16 ? from : nullptr, 16, [=] {
-        if (inside > 0 && inside < 16) std::memcpy(at, from, inside);
-        BarrierState* const state = StateOf(barrier);
-        state->bytes -= 16;
-        EndPhase(state);
-      });
-    }
-  }
-}
-
-// The products of a thread, which happen when it waits for them.
-inline uint64_t TileDescriptor(const void* tile) { return reinterpret_cast<uintptr_t>(tile) >> 4; }
-
-inline float HalfAt(uint64_t tile, unsigned row, unsigned column) {
-  const uintptr_t address = Swizzled((tile << 4) + row * 128 + column * 2);
-  return __half2float(*reinterpret_cast<const __half*>(address));
-}
-
-inline void MultiplyTiles(float (&sums)[32], uint64_t a, uint64_t b, bool accumulate) {
-  float* const to = sums;
-  const unsigned lane = emulated::Lane(), warp = emulated::Thread().x / 32 % 4;
-  emulated::DoLater([=] {
-    for (unsigned j = 0; j < 8; ++j) {
-      for (unsigned i = 0; i < 4; ++i) {
-        const unsigned row = 16 * warp + lane / 4 + i / 2 * 8, column = 8 * j + 2 * (lane % 4) + i % 2;
-        float sum = accumulate ? to[4 * j + i] : 0.0f;
-        for (unsigned k = 0; k < 16; ++k) sum += HalfAt(a, row, k) * HalfAt(b, column, k);
-        to[4 * j + i] = sum;
-      }
-    }
-  });
-}
-
-inline void MultiplyBegin(float (&)[32]) {}
-inline void MultiplyCommit(float (&)[32]) { emulated::CloseLater(); }
-template <int kGroups>
-void MultiplyWait(float (&)[32]) {
-  emulated::WaitLater(kGroups);
 }
 
 // --- Clusters ---
