@@ -40,6 +40,7 @@ steps=(
 "check|racecheck-kernels|240|$check --tool racecheck kernels_cuda_backend_test --gtest_filter=*FusedSteps*:*Decode*:*EachQuery*:*StreamedProducts*:*ThatAppends*"
 "check|memcheck-index|150|$check --tool memcheck index_gpu_test --gtest_filter=*Agrees*"
 "database|bench-db|500|db_bench --documents 195312 --chunks 8 --query-tokens 64 --device cuda:0 --folder $folder"
+"database|bench-db-wide|500|db_bench --documents 195312 --chunks 8 --dim 1024 --layers 3 --query-tokens 64 --device cuda:0 --folder $folder"
 "two|bench-search-two|240|gpu_search_bench --no-faiss --rows 390624,1562496 --devices 0 --devices 0,1"
 "two|index-two|120|index_gpu_test --gtest_brief=1"
 "two|bench-db-two|300|db_bench --documents 97656 --chunks 8 --query-tokens 64 --device cuda:0,1 --folder $folder"
