@@ -227,6 +227,8 @@ IndexStats RoutingIndex::Stats() const {
   return stats;
 }
 
+size_t RowBytes(const IndexConfig& config) { return internal::Segment::RowBytes(config); }
+
 const IndexConfig& RoutingIndex::config() const { return core_->config(); }
 
 }  // namespace msadb::index

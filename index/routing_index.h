@@ -186,6 +186,9 @@ class Change {
 // once. Throws std::bad_alloc.
 void RoundKeysToInt8(float* rows, size_t n_rows, size_t dim);
 
+// Memory that the rows of one chunk take in all layers of such an index.
+size_t RowBytes(const IndexConfig& config);
+
 class RoutingIndex {
  public:
   // InvalidArgument names the setting that is out of range. Unsupported: a GPU that is not there,
