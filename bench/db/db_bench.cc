@@ -1,7 +1,8 @@
 // What the database itself costs, next to the floors of the machine, in one run.
 //
 //   db_bench [--folder DIR] [--model FOLDER] [--documents 1000,10000,100000] [--layers 15]
-//            [--dim 192] [--chunks 1] [--query-tokens 16] [--repeat 15] [--tiny]
+//            [--dim 192] [--chunks 1] [--query-tokens 16] [--repeat 15] [--device auto]
+//            [--routing-keys float] [--index-gib 16] [--tiny]
 //
 // insert: one document at a time with a real model (--model), median milliseconds
 //   encode   tokenize, divide, run the model, round to stored precision
@@ -32,7 +33,8 @@
 // Host memory: below 1 GiB, the block cache, the read floor's 4 GiB, and without a GPU the index, 4
 // bytes for each of those values. For example
 //   db_bench --documents 195312 --chunks 8 --dim 1024 --layers 3 --query-tokens 64 --device cuda:0
-// has 147,750 bytes a document: 29 GB of files, 9.6 GB of keys in GPU memory as float16.
+// has 147,750 bytes a document: 29 GB of files, 9.6 GB of keys in GPU memory as float16,
+// 4.8 as int8.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -68,6 +70,7 @@ struct Settings {
   std::vector<size_t> documents = {1000, 10'000, 100'000};
   SyntheticShape shape;
   std::string device = "auto";
+  std::string routing_keys = "float";
   double index_gib = 16;
   int repeat = 15;
   bool tiny = false;
@@ -267,6 +270,7 @@ void BenchBusy(const Settings& settings, Collection& collection, size_t n_docume
 void BenchScale(const Settings& settings, size_t n_documents) {
   Options options;
   options.device = settings.device;
+  options.routing_keys = settings.routing_keys == "int8" ? RoutingKeys::kInt8 : RoutingKeys::kFloat;
   options.index_bytes_max = static_cast<size_t>(settings.index_gib * (size_t{1} << 30));
   options.model = std::make_shared<db::LoadedModelImpl>(
       MakeSyntheticModel(settings.shape, /*wants_pinned_content=*/IndexOnGpu(settings.device)));
@@ -336,6 +340,8 @@ int Main(int argc, char** argv) {
   app.add_option("--chunks", settings.shape.n_chunks);
   app.add_option("--query-tokens", settings.shape.query_tokens);
   app.add_option("--device", settings.device, "auto, cpu or cuda:N, for the index");
+  app.add_option("--routing-keys", settings.routing_keys, "Options::routing_keys")
+      ->check(CLI::IsMember({"float", "int8"}));
   app.add_option("--index-gib", settings.index_gib, "Options::index_bytes_max");
   app.add_option("--repeat", settings.repeat)->check(CLI::Range(1, 10'000));
   app.add_flag("--tiny", settings.tiny, "seconds, for ctest");
