@@ -11,8 +11,6 @@
 // With kRotate the queries and the newest key come as they were projected: every block normalises and
 // rotates its own (LaunchNormRope does the same in a launch of its own), and the block that has a kv
 // head's last key also leaves key and value in the cache.
-#include <cooperative_groups.h>
-
 #include <algorithm>
 
 #include "kernels/cuda/device.cuh"
@@ -97,10 +95,6 @@ __device__ __forceinline__ uint4 Rotated(const uint4& words, const float* norm, 
     x[i] = fmaf(x[i], cosine[i], sign * other * sine[i]);
   }
   return {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])};
-}
-
-__device__ __forceinline__ void PrefetchL2(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
 template <unsigned kPad, bool kVector, bool kCluster, bool kRotate>
@@ -300,8 +294,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   if (p.splits == 1) return;
   // Blocks.
   if constexpr (kCluster) {
-    const auto cluster = cooperative_groups::this_cluster();
-    cluster.sync();
+    ClusterSync();
     const unsigned share_of_values = (n_heads * kPad + p.splits - 1) / p.splits;
     const unsigned values_end = min(n_heads * kPad, (split + 1) * share_of_values);
     for (unsigned i = split * share_of_values + threadIdx.x; i < values_end; i += kThreads) {
@@ -311,7 +304,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
 #pragma unroll
       for (unsigned s = 0; s < kClusterMax; ++s) {
         if (s >= p.splits) break;
-        const float* const from = cluster.map_shared_rank(&combined[h][0], s);
+        const float* const from = ClusterAddress(&combined[h][0], s);
         block_m[s] = from[kPad];
         block_l[s] = from[kPad + 1];
         block_value[s] = from[d];
@@ -326,7 +319,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
       }
       store(h, d, value / sum);
     }
-    cluster.sync();  // nobody leaves while others read its memory
+    ClusterSync();  // nobody leaves while others read its memory
     return;
   }
   __threadfence();

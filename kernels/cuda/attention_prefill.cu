@@ -33,41 +33,6 @@ struct Params {
   unsigned tiles;
 };
 
-__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// 16 bytes from `from`, or zeros.
-__device__ __forceinline__ void CopyAsync(void* to, const void* from, bool valid) {
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ __forceinline__ void LoadMatrix(uint32_t (&r)[4], const bf16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(SharedAddress(row))
-               : "memory");
-}
-
-__device__ __forceinline__ void LoadMatrixTransposed(uint32_t (&r)[4], const bf16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(SharedAddress(row))
-               : "memory");
-}
-
-__device__ __forceinline__ void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-      "{%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // Rows [0, valid) of a tile of kRows, the rest and the columns past head_dim as zeros.
 template <int kRows, int kPad>
 __device__ __forceinline__ void LoadTile(bf16* tile, const bf16* from, size_t stride, int valid,
@@ -97,8 +62,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   constexpr int kTileSize = kKeyTile * kStride;
   constexpr int kDepth = kPad / 16;       // 16-wide steps over dimensions
   constexpr int kColumns = kKeyTile / 8;  // 8-wide tiles of scores
-  extern __shared__ uint4 shared_words[];
-  auto* const shared = reinterpret_cast<bf16*>(shared_words);
+  auto* const shared = DynamicShared<bf16>();
   bf16* const keys = shared;                    // [2][kKeyTile][kStride]
   bf16* const values = shared + 2 * kTileSize;  // [2][kKeyTile][kStride]
   GridRelease();
@@ -130,8 +94,8 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   // Queries go through the keys' memory into registers: 2 tiles of keys hold at least 64 rows.
   static_assert(2 * kKeyTile >= kQueries);
   LoadTile<kQueries, kPad>(keys, q, p.q_stride, queries, p.head_dim, p.vector);
-  asm volatile("cp.async.commit_group;" ::: "memory");
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+  CopyCommit();
+  CopyWait<0>();
   __syncthreads();
   uint32_t q_fragments[kDepth][4];
 #pragma unroll
@@ -146,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
                              p.head_dim, p.vector);
     LoadTile<kKeyTile, kPad>(values + buffer * kTileSize, v + key * p.v_stride, p.v_stride, valid,
                              p.head_dim, p.vector);
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    CopyCommit();
   };
 
   float out[kPad / 8][4] = {};
@@ -156,9 +120,9 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   for (int key = 0; key < key_end; key += kKeyTile, buffer ^= 1) {
     if (key + kKeyTile < key_end) {
       load(key + kKeyTile, buffer ^ 1);
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      CopyWait<1>();
     } else {
-      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      CopyWait<0>();
     }
     __syncthreads();
     const bf16* const key_tile = keys + buffer * kTileSize;
@@ -255,8 +219,7 @@ template <int kPad, int kKeyTile>
 cudaError_t Run(const Params& p, size_t heads, cudaStream_t stream) {
   constexpr size_t kShared = 4 * kKeyTile * (kPad + 8) * sizeof(bf16);
   auto* const kernel = PrefillKernel<kPad, kKeyTile>;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kShared));
+  const cudaError_t error = AllowShared(kernel, kShared);
   if (error != cudaSuccess) return error;
   return Launch(kernel, dim3(p.tiles, static_cast<unsigned>(heads)), kThreads, kShared, stream, p);
 }

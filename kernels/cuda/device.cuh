@@ -1,69 +1,17 @@
-// What all kernels of this folder share: launches that overlap, conversions, reductions.
-//
-// Every kernel is launched with programmatic serialisation: its blocks may start while the kernel
-// before it drains, and read what that kernel wrote only after GridWait(). Every kernel therefore
-// calls GridWait() before it touches activations (weights it may read earlier) and GridRelease() to
-// let the next one start. A decoding step is some 220 short kernels; this hides most of the gaps
-// between them. All ask for the same division of a multiprocessor's memory, the largest part shared:
-// kernels that want different ones cannot be on it at the same time.
+// What all kernels of this folder share: conversions and reductions, and through primitives.cuh what
+// they ask of the hardware.
 #ifndef MSADB_KERNELS_CUDA_DEVICE_CUH_
 #define MSADB_KERNELS_CUDA_DEVICE_CUH_
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
-#include <utility>
+
+#include "kernels/cuda/primitives.cuh"
 
 namespace msadb::kernels::cuda {
 
 using bf16 = __nv_bfloat16;
-
-__device__ __forceinline__ void GridWait() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void GridRelease() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-// `cluster` blocks along the grid's first dimension, which it divides, share their memory.
-template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchClusters(void (*kernel)(Parameters...), dim3 grid, unsigned cluster,
-                           unsigned threads, size_t shared, cudaStream_t stream,
-                           Arguments&&... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[3] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-  attributes[2].id = cudaLaunchAttributeClusterDimension;
-  attributes[2].val.clusterDim.x = cluster;
-  attributes[2].val.clusterDim.y = 1;
-  attributes[2].val.clusterDim.z = 1;
-  config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 3 : 2;
-  return cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
-}
-
-template <typename... Parameters, typename... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared,
-                   cudaStream_t stream, Arguments&&... arguments) {
-  return LaunchClusters(kernel, grid, 1, threads, shared, stream,
-                        std::forward<Arguments>(arguments)...);
-}
 
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(bf16 x) { return __bfloat162float(x); }

@@ -45,14 +45,6 @@ struct KernelParams {
   bool accumulate;
 };
 
-__device__ __forceinline__ uint4 LoadWeights(const uint8_t* address) {
-  uint4 words;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-               : "l"(address));
-  return words;
-}
-
 // even + odd += the 8 bfloat16 of w times those of x
 __device__ __forceinline__ void Dot8(const uint4& w, const uint4& x, float& even, float& odd) {
   even = fmaf(Low(w.x), Low(x.x), even);
@@ -242,8 +234,7 @@ __device__ __forceinline__ void Store(const KernelParams& p, size_t at, float va
 template <typename Format, int kTokens, int kRows, bool kGated>
 __global__ void __launch_bounds__(kThreads) GemvKernel(const __grid_constant__ KernelParams p) {
   static_assert(!kGated || kRows == 2);
-  extern __shared__ uint4 shared[];
-  auto* const staged = reinterpret_cast<bf16*>(shared);
+  auto* const staged = DynamicShared<bf16>();
   constexpr unsigned kStep = 32 * Format::kElements;  // columns of a warp's load
   constexpr int kAhead = 8 / kRows;
   GridRelease();
@@ -269,7 +260,7 @@ __global__ void __launch_bounds__(kThreads) GemvKernel(const __grid_constant__ K
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (at < p.cols) {
-          held[j][r] = LoadWeights(rows[r] + size_t{column + j * kStep} / Format::kElements * 16);
+          held[j][r] = LoadStreaming(rows[r] + size_t{column + j * kStep} / Format::kElements * 16);
         }
       }
     }
@@ -333,10 +324,6 @@ constexpr unsigned kStagesMax = 12;
 // large part of their weights. The rest is for those steps.
 constexpr size_t kBlockShared = 204 * 1024;
 
-__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
 // A warp's share of its block's weights: bytes [at, end) of the block's rows one after the other
 // (gated: all rows of the gate, then all of the up projection), in pieces that lie in one place.
 struct Pieces {
@@ -356,7 +343,7 @@ struct Pieces {
 template <bool kGated>
 __global__ void __launch_bounds__(kThreads)
     StreamedKernel(const __grid_constant__ KernelParams p, unsigned staged_bytes, unsigned stages) {
-  extern __shared__ __align__(128) uint8_t shared_bytes[];
+  auto* const shared_bytes = DynamicShared<uint8_t>();
   __shared__ uint64_t arrived[kWarps][kStagesMax];
   __shared__ float carries[kWarps];
   __shared__ unsigned carry_rows[kWarps];
@@ -365,7 +352,7 @@ __global__ void __launch_bounds__(kThreads)
   uint8_t* const rings = shared_bytes + staged_bytes;
   auto* const sums = reinterpret_cast<float*>(rings + kWarps * stages * kPieceBytes);
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint8_t* const ring = rings + warp * stages * kPieceBytes;
+  uint8_t* const ring = rings + warp * stages * kPieceBytes;
   const unsigned row_bytes = p.cols * unsigned{sizeof(bf16)};
   const auto block_row = [&](unsigned block) {
     return static_cast<unsigned>(uint64_t{p.rows} * block / gridDim.x);
@@ -383,28 +370,18 @@ __global__ void __launch_bounds__(kThreads)
   Pieces mine = wanted;
 
   if (lane == 0) {
-    for (unsigned s = 0; s < stages; ++s) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(
-          SharedAddress(&arrived[warp][s])));
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    for (unsigned s = 0; s < stages; ++s) BarrierInit(&arrived[warp][s], 1);
+    BarrierInitFence();
   }
   __syncwarp();
   const auto request = [&](unsigned stage) {
     if (wanted.Empty()) return;
     const unsigned bytes = wanted.Bytes();
     if (lane == 0) {
-      const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
       const uint8_t* const from =
           kGated && wanted.at >= fold ? high + (wanted.at - fold) : low + wanted.at;
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                   "r"(bytes)
-                   : "memory");
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-          ::"r"(SharedAddress(ring + stage * kPieceBytes)),
-          "l"(from), "r"(bytes), "r"(barrier)
-          : "memory");
+      BarrierExpect(&arrived[warp][stage], bytes);
+      CopyBulk(ring + stage * kPieceBytes, from, bytes, &arrived[warp][stage]);
     }
     wanted.at += bytes;
   };
@@ -435,19 +412,7 @@ __global__ void __launch_bounds__(kThreads)
   uint32_t parity = 0;
   while (!mine.Empty()) {
     const unsigned bytes = mine.Bytes();
-    const uint32_t barrier = SharedAddress(&arrived[warp][stage]);
-    uint32_t done;
-    do {
-      asm volatile(
-          "{\n"
-          ".reg .pred done;\n"
-          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-          "selp.u32 %0, 1, 0, done;\n"
-          "}\n"
-          : "=r"(done)
-          : "r"(barrier), "r"(parity)
-          : "memory");
-    } while (done == 0);
+    BarrierWait(&arrived[warp][stage], parity);
     uint4 words[kPieceLoads], inputs[kPieceLoads];
     unsigned ahead = column;
 #pragma unroll
@@ -517,8 +482,7 @@ cudaError_t RunStreamed(const KernelParams& k, bool gated, size_t multiprocessor
   const size_t room = others < kBlockShared ? kBlockShared - others : 0;
   const size_t stages = std::clamp<size_t>(room / kStageBytes, 2, kStagesMax);
   const size_t shared = others + stages * kStageBytes;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  const cudaError_t error = AllowShared(kernel, shared);
   if (error != cudaSuccess) return error;
   return Launch(kernel, static_cast<unsigned>(blocks), kThreads, shared, stream, k,
                 static_cast<unsigned>(staged), static_cast<unsigned>(stages));
@@ -535,8 +499,7 @@ cudaError_t Run(const KernelParams& k, bool gated, cudaStream_t stream) {
                        : two ? GemvKernel<Format, kTokens, 2, false>
                              : GemvKernel<Format, kTokens, 1, false>;
   if (shared > 32 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedMax));
+    const cudaError_t error = AllowShared(kernel, kSharedMax);
     if (error != cudaSuccess) return error;
   }
   return Launch(kernel, CeilDiv(k.rows, kWarps * (two ? 2 : 1)), kThreads, shared, stream, k);
