@@ -234,7 +234,7 @@ TEST_P(GpuIndexTest, ReadersSeeWholeVersionsWhileAWriterWrites) {
     readers.emplace_back([&] {
       std::vector<float> query(32);
       query[0] = 1;
-      while (!done) {
+      do {
         const Snapshot snapshot = index->TakeSnapshot();
         const auto numbers = snapshot.Numbers();
         const auto found = snapshot.Search(0, query.data(), 1, 5);
@@ -246,7 +246,7 @@ TEST_P(GpuIndexTest, ReadersSeeWholeVersionsWhileAWriterWrites) {
           ASSERT_NEAR((*found)[i].score, number, number * tolerance);
         }
         ++searches;
-      }
+      } while (!done);
     });
   }
   for (DocumentNumber number = 1; number <= 1500; ++number) {
