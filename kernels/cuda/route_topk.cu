@@ -9,16 +9,16 @@
 // 2. route_documents: each block takes a slice of documents, reduces chunks to documents and keeps
 //    its best k in shared memory behind a rising threshold.
 // 3. route_merge: one block per question merges the blocks' lists.
-#include <cuda.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
+#include <algorithm>
 #include <cstdint>
 
+#include "kernels/cuda/primitives.cuh"
 #include "kernels/route_topk.h"
 
 namespace msadb::kernels {
 namespace {
+
+using namespace cuda;
 
 constexpr int kTileRows = 128;     // keys per stage: 64 per consumer warpgroup
 constexpr int kSlabColumns = 64;   // dimensions per stage: one 128-byte swizzled row
@@ -31,88 +31,15 @@ constexpr int kSelectThreads = 256;
 constexpr int kSelectCapacity = 1024;
 constexpr int kSelectBlocks = 256;
 
-__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ void BarrierInit(uint64_t* barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals));
-}
-
-__device__ __forceinline__ void BarrierExpect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ __forceinline__ void BarrierArrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
-}
-
-__device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra finished;\n"
-      "bra again;\n"
-      "finished:\n"
-      "}\n" ::"r"(SharedAddress(barrier)),
-      "r"(parity)
-      : "memory");
-}
-
-__device__ __forceinline__ void LoadTile(void* destination, const CUtensorMap* map, int column,
-                                         int row, uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%2, %3}], [%4];" ::"r"(SharedAddress(destination)),
-      "l"(map), "r"(column), "r"(row), "r"(SharedAddress(barrier))
-      : "memory");
-}
-
-// Matrix descriptor of a K-major tile with 128-byte swizzle: 8-row groups are 1024 bytes apart.
-__device__ __forceinline__ uint64_t TileDescriptor(uint32_t shared_address) {
-  return static_cast<uint64_t>((shared_address & 0x3FFFF) >> 4) | (uint64_t{1} << 16) |
-         (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
-}
-
-// acc[64 keys, 64 columns] += keys[64, 16] x queries[64, 16]^T for one warpgroup.
-__device__ __forceinline__ void MultiplyTile(float (&acc)[32], uint64_t keys, uint64_t queries,
-                                             int accumulate) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31},"
-      " %32, %33, p, 1, 1, 0, 0;\n"
-      "}\n"
-      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]),
-        "+f"(acc[6]), "+f"(acc[7]), "+f"(acc[8]), "+f"(acc[9]), "+f"(acc[10]), "+f"(acc[11]),
-        "+f"(acc[12]), "+f"(acc[13]), "+f"(acc[14]), "+f"(acc[15]), "+f"(acc[16]), "+f"(acc[17]),
-        "+f"(acc[18]), "+f"(acc[19]), "+f"(acc[20]), "+f"(acc[21]), "+f"(acc[22]), "+f"(acc[23]),
-        "+f"(acc[24]), "+f"(acc[25]), "+f"(acc[26]), "+f"(acc[27]), "+f"(acc[28]), "+f"(acc[29]),
-        "+f"(acc[30]), "+f"(acc[31])
-      : "l"(keys), "l"(queries), "r"(accumulate));
-}
-
-__device__ __forceinline__ void FenceAccumulators(float (&acc)[32]) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) asm volatile("" : "+f"(acc[i])::"memory");
-}
-
 __global__ void __launch_bounds__(kThreads, 1)
     route_scores(const __grid_constant__ CUtensorMap key_map,
                  const __grid_constant__ CUtensorMap query_map,
                  const __grid_constant__ RouteColumns columns, int n_chunks, int n_slabs,
                  bool accumulate, float* __restrict__ chunk_scores) {
-  extern __shared__ uint8_t shared_raw[];
+  GridRelease();
   // The swizzle pattern repeats every 1024 bytes and is applied to address bits.
   uint8_t* shared = reinterpret_cast<uint8_t*>(
-      (reinterpret_cast<uintptr_t>(shared_raw) + 1023) & ~uintptr_t{1023});
+      (reinterpret_cast<uintptr_t>(DynamicShared<uint8_t>()) + 1023) & ~uintptr_t{1023});
   uint8_t* queries = shared;
   uint8_t* stages = shared + n_slabs * kQuerySlabBytes;
   __shared__ uint64_t full[kStages];
@@ -125,9 +52,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       BarrierInit(&empty[s], kConsumerThreads / 128);
     }
     BarrierInit(&queries_ready, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    BarrierInitFence();
   }
   __syncthreads();
+  GridWait();
 
   const int n_tiles = (n_chunks + kTileRows - 1) / kTileRows;
   const int warpgroup = threadIdx.x / 128;
@@ -136,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x != kConsumerThreads) return;
     BarrierExpect(&queries_ready, n_slabs * kQuerySlabBytes);
     for (int slab = 0; slab < n_slabs; ++slab) {
-      LoadTile(queries + slab * kQuerySlabBytes, &query_map, slab * kSlabColumns, 0, &queries_ready);
+      CopyTile(queries + slab * kQuerySlabBytes, &query_map, slab * kSlabColumns, 0, &queries_ready);
     }
     int stage = 0;
     uint32_t parity = 1;  // a fresh barrier counts as having completed the phase before
@@ -144,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int slab = 0; slab < n_slabs; ++slab) {
         BarrierWait(&empty[stage], parity);
         BarrierExpect(&full[stage], kStageBytes);
-        LoadTile(stages + stage * kStageBytes, &key_map, slab * kSlabColumns, tile * kTileRows,
+        CopyTile(stages + stage * kStageBytes, &key_map, slab * kSlabColumns, tile * kTileRows,
                  &full[stage]);
         if (++stage == kStages) {
           stage = 0;
@@ -166,19 +94,16 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int slab = 0; slab < n_slabs; ++slab) {
       BarrierWait(&full[stage], parity);
       const uint64_t a =
-          TileDescriptor(SharedAddress(stages + stage * kStageBytes + warpgroup * (kStageBytes / 2)));
-      const uint64_t b = TileDescriptor(SharedAddress(queries + slab * kQuerySlabBytes));
-      FenceAccumulators(acc);
-      asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+          TileDescriptor(stages + stage * kStageBytes + warpgroup * (kStageBytes / 2));
+      const uint64_t b = TileDescriptor(queries + slab * kQuerySlabBytes);
+      MultiplyBegin(acc);
 #pragma unroll
       for (int k = 0; k < kSlabColumns / 16; ++k) {
-        // 16 half-precision columns are 32 bytes: 2 units of the descriptor's 16-byte address.
-        MultiplyTile(acc, a + 2 * k, b + 2 * k, slab > 0 || k > 0);
+        MultiplyTiles(acc, a + 2 * k, b + 2 * k, slab > 0 || k > 0);
       }
-      asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-      FenceAccumulators(acc);
+      MultiplyCommit(acc);
       // The products of the stage before have been read: hand it back to the producer.
-      asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+      MultiplyWait<1>(acc);
       if (previous >= 0 && threadIdx.x % 128 == 0) BarrierArrive(&empty[previous]);
       previous = stage;
       if (++stage == kStages) {
@@ -186,8 +111,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         parity ^= 1;
       }
     }
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-    FenceAccumulators(acc);
+    MultiplyWait<0>(acc);
     if (threadIdx.x % 128 == 0) BarrierArrive(&empty[previous]);
 
     // acc[4 j + {0,1}] holds columns 8 j + 2 (lane % 4) + {0,1} of row lane / 4; acc[4 j + {2,3}]
@@ -287,7 +211,9 @@ __global__ void __launch_bounds__(kSelectThreads)
                     const uint32_t* __restrict__ document_begin, uint32_t n_documents,
                     const uint32_t* __restrict__ allowed, int k, uint64_t* __restrict__ candidates) {
   __shared__ Selection selection;
+  GridRelease();
   selection.Reset();
+  GridWait();
   const float* scores = chunk_scores + static_cast<size_t>(blockIdx.y) * n_chunks;
   const uint32_t step = gridDim.x * kSelectThreads;
   for (uint64_t base = blockIdx.x * kSelectThreads; base < n_documents; base += step) {
@@ -314,7 +240,9 @@ __global__ void __launch_bounds__(kSelectThreads)
     route_merge(const uint64_t* __restrict__ candidates, int n_candidates, int k,
                 RoutedOrdinal* __restrict__ results) {
   __shared__ Selection selection;
+  GridRelease();
   selection.Reset();
+  GridWait();
   const uint64_t* in = candidates + static_cast<size_t>(blockIdx.x) * n_candidates;
   for (int base = 0; base < n_candidates; base += kSelectThreads) {
     const int i = base + threadIdx.x;
@@ -365,8 +293,7 @@ size_t RouteCandidateBytes(int n_questions, int top_k) {
 }
 
 int RouteTopKSupported() {
-  cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, route_scores);
+  return FindCode(route_scores);
 }
 
 int RouteTopKCuda(const RouteParams& p, cudaStream_t stream) {
@@ -392,23 +319,25 @@ int RouteTopKCuda(const RouteParams& p, cudaStream_t stream) {
       cudaSuccess) {
     return error;
   }
-  error = cudaFuncSetAttribute(route_scores, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               shared_bytes);
+  error = AllowShared(route_scores, shared_bytes);
   if (error != cudaSuccess) return error;
   const int n_tiles = static_cast<int>((p.n_chunks + kTileRows - 1) / kTileRows);
-  route_scores<<<n_tiles < processors ? n_tiles : processors, kThreads, shared_bytes, stream>>>(
-      key_map, query_map, p.columns, static_cast<int>(p.n_chunks), n_slabs, p.accumulate,
-      p.chunk_scores);
-  if (p.more_columns) return cudaGetLastError();
+  error = Launch(route_scores, n_tiles < processors ? n_tiles : processors, kThreads, shared_bytes,
+                 stream, key_map, query_map, p.columns, static_cast<int>(p.n_chunks), n_slabs,
+                 p.accumulate, p.chunk_scores);
+  if (error != cudaSuccess || p.more_columns) return error;
 
-  const dim3 grid(kSelectBlocks, p.columns.n_questions);
-  route_documents<<<grid, kSelectThreads, 0, stream>>>(
-      p.chunk_scores, static_cast<int>(p.n_chunks), p.document_begin,
-      static_cast<uint32_t>(p.n_documents), p.allowed, p.top_k,
-      static_cast<uint64_t*>(p.candidates));
-  route_merge<<<p.columns.n_questions, kSelectThreads, 0, stream>>>(
-      static_cast<const uint64_t*>(p.candidates), kSelectBlocks * p.top_k, p.top_k, p.results);
-  return cudaGetLastError();
+  const size_t select_blocks =
+      std::min<size_t>(kSelectBlocks, (p.n_documents + kSelectThreads - 1) / kSelectThreads);
+  const dim3 grid(static_cast<unsigned>(select_blocks), p.columns.n_questions);
+  error = Launch(route_documents, grid, kSelectThreads, 0, stream, p.chunk_scores,
+                 static_cast<int>(p.n_chunks), p.document_begin,
+                 static_cast<uint32_t>(p.n_documents), p.allowed, p.top_k,
+                 static_cast<uint64_t*>(p.candidates));
+  if (error != cudaSuccess) return error;
+  return Launch(route_merge, p.columns.n_questions, kSelectThreads, 0, stream,
+                static_cast<const uint64_t*>(p.candidates), static_cast<int>(select_blocks) * p.top_k, p.top_k,
+                p.results);
 }
 
 }  // namespace msadb::kernels

@@ -1,12 +1,12 @@
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
 
+#include "kernels/cuda/primitives.cuh"
 #include "kernels/route_topk_exact.h"
 
 namespace msadb::kernels {
 namespace {
+
+using namespace cuda;
 
 constexpr int kThreads = 128;
 constexpr int kRescoreBlocks = 528;  // 4 for each multiprocessor of an H200; any number is right
@@ -14,6 +14,8 @@ constexpr int kDimMax = 1024;
 
 __global__ void pack_queries(const float* __restrict__ queries, int n_tokens, int dim, float scale,
                              __half* __restrict__ packed, int padded_dim) {
+  GridRelease();
+  GridWait();
   const int row = blockIdx.x;
   const int token = row < n_tokens ? row : n_tokens - 1;
   for (int i = threadIdx.x; i < padded_dim; i += blockDim.x) {
@@ -27,6 +29,8 @@ __global__ void __launch_bounds__(kThreads)
                  const uint32_t* __restrict__ document_begin, uint32_t n_documents,
                  const uint32_t* __restrict__ allowed, float threshold, uint32_t segment,
                  RouteRow* __restrict__ rows, uint32_t capacity, uint32_t* __restrict__ count) {
+  GridRelease();
+  GridWait();
   const uint64_t step = static_cast<uint64_t>(gridDim.x) * blockDim.x;
   for (uint64_t d = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; d < n_documents;
        d += step) {
@@ -48,6 +52,8 @@ __global__ void __launch_bounds__(kThreads)
                  RouteRow* __restrict__ results, uint32_t* __restrict__ result_count) {
   __shared__ double key[kDimMax];
   __shared__ double warp_best[kThreads / 32];
+  GridRelease();
+  GridWait();
   const uint32_t n = min(*count, capacity);
   if (blockIdx.x == 0 && threadIdx.x == 0) *result_count = *count;
   for (uint32_t r = blockIdx.x; r < n; r += gridDim.x) {
@@ -88,9 +94,8 @@ int PackRouteQueriesCuda(const float* queries, size_t n_tokens, int dim, float s
   if (n_tokens == 0 || n_packed < n_tokens || n_packed > (size_t{1} << 30) || padded_dim < dim) {
     return cudaErrorInvalidValue;
   }
-  pack_queries<<<static_cast<unsigned>(n_packed), kThreads, 0, stream>>>(
-      queries, static_cast<int>(n_tokens), dim, scale, static_cast<__half*>(packed), padded_dim);
-  return cudaGetLastError();
+  return Launch(pack_queries, static_cast<unsigned>(n_packed), kThreads, 0, stream, queries,
+                static_cast<int>(n_tokens), dim, scale, static_cast<__half*>(packed), padded_dim);
 }
 
 int CollectRowsCuda(const float* chunk_scores, const uint32_t* document_begin, size_t n_documents,
@@ -98,10 +103,9 @@ int CollectRowsCuda(const float* chunk_scores, const uint32_t* document_begin, s
                     uint32_t capacity, uint32_t* count, cudaStream_t stream) {
   if (n_documents == 0 || n_documents >= UINT32_MAX) return cudaErrorInvalidValue;
   const size_t blocks = (n_documents + kThreads - 1) / kThreads;
-  collect_rows<<<static_cast<unsigned>(blocks < 1056 ? blocks : 1056), kThreads, 0, stream>>>(
-      chunk_scores, document_begin, static_cast<uint32_t>(n_documents), allowed, threshold, segment,
-      rows, capacity, count);
-  return cudaGetLastError();
+  return Launch(collect_rows, static_cast<unsigned>(blocks < 1056 ? blocks : 1056), kThreads, 0,
+                stream, chunk_scores, document_begin, static_cast<uint32_t>(n_documents), allowed,
+                threshold, segment, rows, capacity, count);
 }
 
 int RescoreRowsCuda(const RouteRow* rows, const uint32_t* count, uint32_t capacity,
@@ -114,10 +118,8 @@ int RescoreRowsCuda(const RouteRow* rows, const uint32_t* count, uint32_t capaci
   }
   const unsigned blocks =
       capacity < kRescoreBlocks ? (capacity > 0 ? capacity : 1) : kRescoreBlocks;
-  rescore_rows<<<blocks, kThreads, 0, stream>>>(rows, count, capacity, keys, queries,
-                                                static_cast<int>(n_tokens), dim, padded_dim,
-                                                results, result_count);
-  return cudaGetLastError();
+  return Launch(rescore_rows, blocks, kThreads, 0, stream, rows, count, capacity, keys, queries,
+                static_cast<int>(n_tokens), dim, padded_dim, results, result_count);
 }
 
 }  // namespace msadb::kernels
