@@ -20,6 +20,10 @@ CLI::App* AddVerb(CLI::App& app, const std::string& name, const std::string& hel
   verb->add_option("--device", args->device,
                    "auto, cpu, cuda:N, or cuda:N,M to spread routing keys")
       ->group("Common");
+  verb->add_option("--routing-keys", args->routing_keys,
+                   "float, or int8: half the GPU memory, slightly other answers")
+      ->check(CLI::IsMember({"float", "int8"}))
+      ->group("Common");
   return verb;
 }
 
@@ -34,6 +38,7 @@ Options MakeOptions(const DatabaseArgs& args, Access access) {
   // The database remembers the path, so it must not depend on where the program was started.
   if (!args.model.empty()) options.model_path = std::filesystem::absolute(args.model).string();
   options.device = args.device;
+  options.routing_keys = args.routing_keys == "int8" ? RoutingKeys::kInt8 : RoutingKeys::kFloat;
   options.threads = args.threads;
   return options;
 }

@@ -28,14 +28,15 @@ struct DatabaseArgs {
   std::string collection = "default";
   std::string model;
   std::string device = "auto";
+  std::string routing_keys = "float";
   int threads = 0;
   bool json = false;
 };
 
 enum class Access { kRead, kWrite };
 
-// Adds subcommand `name` with DIR, --json, --model, --threads and --device. `help` is one line;
-// `lesson` follows the options in --help and should end in examples.
+// Adds subcommand `name` with DIR, --json, --model, --threads, --device and --routing-keys. `help`
+// is one line; `lesson` follows the options in --help and should end in examples.
 CLI::App* AddVerb(CLI::App& app, const std::string& name, const std::string& help,
                   const std::string& lesson, DatabaseArgs* args);
 void AddCollectionOption(CLI::App* verb, DatabaseArgs* args);

@@ -108,8 +108,13 @@ size_t ThreadsFor(const Engine& engine, uint64_t parts) {
   return std::clamp<size_t>(parts / kPartsPerThread, 1, threads);
 }
 
-// The GPUs that Options::device names for routing keys, if any. "auto": the first one, when there is
-// one that can hold an index of this model.
+index::KeyType KeyTypeOf(const Engine& engine) {
+  return engine.options.routing_keys == RoutingKeys::kInt8 ? index::KeyType::kInt8
+                                                           : index::KeyType::kFloat;
+}
+
+// The GPUs that Options::device names for routing keys, if any. "auto": the first one, when there
+// is one that can hold an index of this model.
 std::vector<int> IndexDevices(const Engine& engine) {
   const auto device = ParseDevice(engine.options.device);
   if (!device.ok()) return {};  // checked when the database was opened
@@ -118,6 +123,7 @@ std::vector<int> IndexDevices(const Engine& engine) {
   index::IndexConfig probe;
   probe.n_layers = 1;
   probe.dim = engine.model().kv_dim();
+  probe.key_type = KeyTypeOf(engine);
   probe.devices = {0};
   return index::RoutingIndex::Create(probe).ok() ? probe.devices : std::vector<int>{};
 }
@@ -132,6 +138,7 @@ Result<std::shared_ptr<index::RoutingIndex>> CreateIndexOn(const Engine& engine,
   index::IndexConfig config;
   config.n_layers = static_cast<int>(engine.model().routing_layer_count());
   config.dim = engine.model().kv_dim();
+  config.key_type = KeyTypeOf(engine);
   config.devices = std::move(devices);
   if (!config.devices.empty()) {
     config.segment_rows_min = kGpuSegmentRowsMin;
@@ -182,9 +189,13 @@ Result<LoadedIndex> LoadIndexOn(const Engine& engine, const storage::CollectionI
 
 size_t EstimateIndexBytes(const Engine& engine, const storage::CollectionStats& stats) {
   const model::Model& model = engine.model();
-  const size_t value_bytes = IndexDevices(engine).empty() ? sizeof(float) : sizeof(uint16_t);
-  return stats.chunks * model.routing_layer_count() * model.kv_dim() * value_bytes +
-         stats.parts * 64 + stats.documents * sizeof(DocumentInfo);
+  index::IndexConfig config;
+  config.n_layers = static_cast<int>(model.routing_layer_count());
+  config.dim = model.kv_dim();
+  config.key_type = KeyTypeOf(engine);
+  config.devices = IndexDevices(engine);
+  return stats.chunks * index::RowBytes(config) + stats.parts * 64 +
+         stats.documents * sizeof(DocumentInfo);
 }
 
 size_t EstimateIndexBytes(const Engine& engine, uint32_t n_chunks) {
@@ -197,6 +208,15 @@ size_t EstimateIndexBytes(const Engine& engine, uint32_t n_chunks) {
 std::vector<float> ExpandRouting(std::span<const uint16_t> routing) {
   std::vector<float> keys(routing.size());
   kernels::ConvertF16ToF32(routing.data(), keys.data(), keys.size());
+  return keys;
+}
+
+std::vector<float> RoutingAsIndexed(const Engine& engine, std::span<const uint16_t> routing) {
+  std::vector<float> keys = ExpandRouting(routing);
+  const size_t dim = engine.model().kv_dim();
+  if (KeyTypeOf(engine) == index::KeyType::kInt8) {
+    index::RoundKeysToInt8(keys.data(), keys.size() / dim, dim);
+  }
   return keys;
 }
 

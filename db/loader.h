@@ -35,9 +35,13 @@ Result<std::shared_ptr<index::RoutingIndex>> CreateIndex(const Engine& engine);
 Result<LoadedIndex> LoadIndex(const Engine& engine, const storage::CollectionInfo& collection,
                               const storage::Snapshot& snapshot);
 
-// Routing keys as stored (float16) -> as indexed. They are the same numbers whether a document was
-// just inserted or loaded again, so answers do not change with a restart.
+// Routing keys as stored (float16) -> as the index is given them. They are the same numbers whether
+// a document was just inserted or loaded again, so answers do not change with a restart.
 std::vector<float> ExpandRouting(std::span<const uint16_t> routing);
+
+// The same as the index holds them, rounded as Options::routing_keys says. `routing` is of whole
+// rows.
+std::vector<float> RoutingAsIndexed(const Engine& engine, std::span<const uint16_t> routing);
 
 }  // namespace msadb::db
 

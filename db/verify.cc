@@ -23,13 +23,14 @@ void Report(VerifyReport* report, std::string problem) {
 }
 
 // The keys that storage holds for a part, as the index should have them.
-bool SameKeys(const index::Snapshot& index, storage::Number number,
+bool SameKeys(const Engine& engine, const index::Snapshot& index, storage::Number number,
               const storage::TensorView& tensor) {
+  if (tensor.shape != RoutingShape(engine, tensor.shape.n_chunks)) return false;
   const auto indexed = index.Keys(number);
   if (!indexed.ok()) return false;
   std::vector<uint16_t> stored(tensor.bytes.size() / sizeof(uint16_t));
   std::memcpy(stored.data(), tensor.bytes.data(), stored.size() * sizeof(uint16_t));
-  return ExpandRouting(stored) == *indexed;
+  return RoutingAsIndexed(engine, stored) == *indexed;
 }
 
 }  // namespace
@@ -47,7 +48,7 @@ Status DatabaseImpl::VerifyIndex(CollectionState& state, VerifyReport* report) {
       state.id(), 1, std::numeric_limits<storage::Number>::max(),
       [&](storage::Number number, const storage::TensorView& tensor) {
         ++parts;
-        if (!SameKeys(index, number, tensor)) {
+        if (!SameKeys(engine_, index, number, tensor)) {
           Report(report, where + "the index differs from storage at part " +
                              std::to_string(number) + "; reopen the database to rebuild it");
         }

@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "index/key_rounding.h"
 #include "index/search.h"
 
 namespace msadb::index::internal {
@@ -39,6 +40,13 @@ bool FitsFloat16(const float* values, size_t n) {
 #pragma omp simd reduction(max : largest)
   for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(values[i]));
   return largest < 65520.0f;  // from here on rounding gives infinity
+}
+
+// At least the 2-norm, as the index holds it, of a row that had at most `norm` before.
+float RoundedNorm(const IndexConfig& config, float norm) {
+  if (config.key_type == KeyType::kInt8) return RoundedNormMax(norm, config.dim);
+  if (config.devices.empty()) return norm;
+  return norm * (1 + 0x1p-10f) + std::sqrt(static_cast<float>(config.dim)) * 0x1p-24f;
 }
 
 // Segments worth rewriting, as indices.
@@ -161,7 +169,7 @@ Result<std::shared_ptr<const Version>> Core::MakeNext(std::span<const DocumentKe
     Bury(&view, bits.get(), at->ordinal);
   }
 
-  const bool on_devices = !config_.devices.empty();
+  const bool as_float16 = !config_.devices.empty() && config_.key_type == KeyType::kFloat;
   // With several GPUs a segment is as large as a share of what is there, so that all fill alike.
   const size_t shares = config_.devices.size() > 1 ? 2 * config_.devices.size() : 1;
   size_t rows_left = 0;
@@ -176,16 +184,12 @@ Result<std::shared_ptr<const Version>> Core::MakeNext(std::span<const DocumentKe
                                        " in routing layer " + std::to_string(r) +
                                        " are not finite or far too large: encode it again");
       }
-      if (on_devices && !FitsFloat16(document.keys + r * layer_floats, layer_floats)) {
+      if (as_float16 && !FitsFloat16(document.keys + r * layer_floats, layer_floats)) {
         return Status::InvalidArgument("the routing keys of " + Named(document.number) +
                                        " in routing layer " + std::to_string(r) +
                                        " are too large for float16, which GPUs keep");
       }
-      // Rounding to float16 makes a row longer by at most this.
-      const float rounded =
-          on_devices ? norm * (1 + 0x1p-10f) + std::sqrt(static_cast<float>(config_.dim)) * 0x1p-24f
-                     : norm;
-      next->key_norm_max[r] = std::max(next->key_norm_max[r], rounded);
+      next->key_norm_max[r] = std::max(next->key_norm_max[r], RoundedNorm(config_, norm));
     }
   }
 

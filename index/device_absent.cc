@@ -20,13 +20,17 @@ struct DeviceStaging {};
 void SetDeviceAllocationHook(DeviceAllocationHook) {}
 DeviceRange::DeviceRange(int device, size_t) : device_(device) { throw DeviceFailure(NoCuda()); }
 DeviceRange::~DeviceRange() = default;
-DeviceRows::DeviceRows(int device, int n_layers, size_t dim, uint32_t capacity_rows)
+DeviceRows::DeviceRows(int device, int n_layers, size_t dim, KeyType type, uint32_t capacity_rows)
     : device_(device),
       n_layers_(n_layers),
       dim_(dim),
+      type_(type),
+      padded_dim_(0),
       row_bytes_(0),
+      scale_bytes_(0),
       capacity_rows_(capacity_rows),
       plane_bytes_(0),
+      scale_plane_bytes_(0),
       range_(device, 0) {}
 DeviceRows::~DeviceRows() = default;
 void DeviceRows::Append(uint32_t, uint32_t, std::span<const float* const>) {}

@@ -161,6 +161,19 @@ Result<std::unique_ptr<RoutingIndex>> RoutingIndex::Create(const IndexConfig& co
       return Status::InvalidArgument(
           "IndexConfig needs 1 <= segment_rows_min <= segment_rows_max <= 16777216");
     }
+    if (config.key_type != KeyType::kFloat && config.key_type != KeyType::kInt8) {
+      return Status::InvalidArgument("IndexConfig::key_type is none of KeyType's values");
+    }
+    if (config.key_type == KeyType::kInt8 && config.engine == Engine::kFaiss &&
+        !config.devices.empty()) {
+      return Status::Unsupported(
+          "Engine::kFaiss reads float16 keys on a GPU, not KeyType::kInt8; use Engine::kFused");
+    }
+    if (config.key_type == KeyType::kInt8 && !config.devices.empty()) {
+      return Status::Unsupported(
+          "no kernel of this build scores KeyType::kInt8 on a GPU; leave IndexConfig::devices "
+          "empty, or use KeyType::kFloat");
+    }
     MSADB_RETURN_IF_ERROR(internal::CheckDevices(config));
     if (!(config.compact_dead_fraction > 0 && config.compact_dead_fraction <= 1)) {
       return Status::InvalidArgument(
@@ -213,6 +226,8 @@ IndexStats RoutingIndex::Stats() const {
   stats.bytes_reserved = core_->bytes_reserved();
   return stats;
 }
+
+size_t RowBytes(const IndexConfig& config) { return internal::Segment::RowBytes(config); }
 
 const IndexConfig& RoutingIndex::config() const { return core_->config(); }
 

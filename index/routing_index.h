@@ -43,11 +43,24 @@ enum class Engine : uint8_t {
   kFaiss,  // FAISS top-k' lists per token, k' enlarged until the document top-k is proven exact
 };
 
+// What a key is rounded to when Prepare copies it.
+enum class KeyType : uint8_t {
+  kFloat,  // host memory: not at all; GPUs: float16, to nearest
+  kInt8,   // 8-bit integers with one scale for each row of dim values; see RoundKeysToInt8
+};
+
 struct IndexConfig {
   int n_layers = 0;  // 1..1024
   size_t dim = 0;    // 1..65536
 
   Engine engine = Engine::kFused;
+
+  // Everything this header says of keys (Keys, scores, exactness) holds for the rounded ones. So
+  // with kInt8 GPU and CPU give the same answers, bit for bit, and with kFloat where all keys are
+  // float16 values. kInt8 halves the memory of a GPU; in host memory the rounded values are float32
+  // like any others, which saves nothing there and gives the answers of a GPU. On GPUs kFaiss reads
+  // kFloat only.
+  KeyType key_type = KeyType::kFloat;
 
   // Rows (chunks) of the first segment. Later segments are as large as all before them together, up
   // to `segment_rows_max`, so that reserved address space stays within about twice what is used;
@@ -60,9 +73,7 @@ struct IndexConfig {
 
   // The GPUs whose memory holds the keys, as CUDA counts them; empty: host memory. Segments are
   // spread over all of them, every search runs on all of them at once. A GPU may be named more than
-  // once. On GPUs keys are float16: Prepare rounds them to nearest, and everything this header says
-  // of keys (Keys, scores, exactness) holds for the rounded ones; so GPU and CPU give the same
-  // answers, bit for bit, where all keys are float16 values. dim is at most 1024 then.
+  // once. dim is at most 1024 then.
   std::vector<int> devices;
 
   // Prepare() answers ResourceExhausted rather than let bytes_used() pass this.
@@ -123,7 +134,8 @@ class Snapshot {
   bool Contains(DocumentNumber number) const;
   // All live numbers, ascending.
   Result<std::vector<DocumentNumber>> Numbers() const;
-  // The keys of one document, [n_layers, n_chunks, dim], bit for bit as inserted. NotFound.
+  // The keys of one document, [n_layers, n_chunks, dim], bit for bit as inserted, but for the
+  // rounding of IndexConfig::key_type. NotFound.
   Result<std::vector<float>> Keys(DocumentNumber number) const;
 
   // The documents of this snapshot whose number is in `allowed` (any order; unknown numbers and
@@ -167,6 +179,15 @@ class Change {
   explicit Change(std::unique_ptr<internal::Pending> pending);
   std::unique_ptr<internal::Pending> pending_;
 };
+
+// Rounds rows [n_rows, dim], finite, as an index of KeyType::kInt8 does: to scale * v for integers
+// v of -127 to 127, where scale is the largest |value| of the row / 127, rounded to 16 significant
+// bits; a row that is 0 everywhere, or smaller than 1.5e-36, to zeros. Rounding twice is rounding
+// once. Throws std::bad_alloc.
+void RoundKeysToInt8(float* rows, size_t n_rows, size_t dim);
+
+// Memory that the rows of one chunk take in all layers of such an index.
+size_t RowBytes(const IndexConfig& config);
 
 class RoutingIndex {
  public:

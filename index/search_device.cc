@@ -64,7 +64,7 @@ class ShardSearch {
       : request_(request),
         device_(request.version->config.devices[shard]),
         dim_(request.version->config.dim),
-        padded_dim_(DeviceRows::PaddedDim(dim_)) {
+        padded_dim_(DeviceRows::PaddedDim(dim_, request.version->config.key_type)) {
     for (uint32_t s = 0; s < request.version->segments.size(); ++s) {
       const SegmentView& view = request.version->segments[s];
       if (view.segment->shard() != shard || view.live_documents() == 0) continue;
@@ -514,7 +514,7 @@ std::vector<RoutedDocument> SearchDevices(const SearchRequest& request) {
   // limits. (The norm is not 0: MaxRowNorm rounds up.)
   const float scale = std::ldexp(1.0f, -std::ilogb(request.query_norm_max));
   const double error_max = ApproximationErrorMax(
-      DeviceRows::PaddedDim(config.dim),
+      DeviceRows::PaddedDim(config.dim, config.key_type),
       static_cast<double>(request.query_norm_max) * static_cast<double>(scale),
       request.version->key_norm_max[request.layer]);
   std::vector<ShardSearch> shards;

@@ -10,13 +10,14 @@ Segment::Segment(const IndexConfig& config, uint32_t shard, uint32_t capacity_ro
                  std::shared_ptr<ByteCounter> reserved)
     : n_layers_(config.n_layers),
       dim_(config.dim),
+      key_type_(config.key_type),
       shard_(shard),
       capacity_rows_(capacity_rows),
       bytes_reserved_(capacity_rows * (RowBytes(config) + kDocumentBytes)),
       reserved_(std::move(reserved)) {
   if (!config.devices.empty()) {
-    device_rows_ =
-        std::make_unique<DeviceRows>(config.devices[shard], n_layers_, dim_, capacity_rows);
+    device_rows_ = std::make_unique<DeviceRows>(config.devices[shard], n_layers_, dim_, key_type_,
+                                                capacity_rows);
   } else {
     layers_.reserve(n_layers_);
     keys_.reserve(n_layers_);
@@ -56,6 +57,9 @@ void Segment::Append(DocumentNumber number, uint32_t n_chunks,
   for (size_t r = 0; r < layers_.size(); ++r) {
     layers_[r]->add(n_chunks, layer_keys[r]);
     assert(layers_[r]->get_xb() == keys_[r]);
+    if (key_type_ == KeyType::kInt8) {
+      RoundKeysToInt8(layers_[r]->get_xb() + row * dim_, n_chunks, dim_);
+    }
   }
   numbers_[n_documents_] = number;
   row_begin_[n_documents_ + 1] = row + n_chunks;

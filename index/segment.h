@@ -57,15 +57,16 @@ class Segment {
 
   // Memory that one row and one document take.
   static size_t RowBytes(const IndexConfig& config) {
-    return config.devices.empty()
-               ? config.n_layers * config.dim * sizeof(float)
-               : config.n_layers * DeviceRows::PaddedDim(config.dim) * sizeof(uint16_t);
+    return config.n_layers * (config.devices.empty()
+                                  ? config.dim * sizeof(float)
+                                  : DeviceRows::RowBytes(config.dim, config.key_type));
   }
   static constexpr size_t kDocumentBytes = sizeof(DocumentNumber) + sizeof(uint32_t);
 
  private:
   const int n_layers_;
   const size_t dim_;
+  const KeyType key_type_;
   const uint32_t shard_;
   const uint32_t capacity_rows_;
   const size_t bytes_reserved_;

@@ -70,6 +70,9 @@ Status ValidateOptions(const Options& options) {
   if (options.threads < 0 || options.threads > 1024) {
     return Status::InvalidArgument("Options::threads must be 0 (all cores) to 1024");
   }
+  if (options.routing_keys != RoutingKeys::kFloat && options.routing_keys != RoutingKeys::kInt8) {
+    return Status::InvalidArgument("Options::routing_keys must be kFloat or kInt8");
+  }
   if (options.encode_batch_tokens == 0) {
     return Status::InvalidArgument("Options::encode_batch_tokens must be at least 1");
   }

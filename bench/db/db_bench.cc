@@ -1,7 +1,8 @@
 // What the database itself costs, next to the floors of the machine, in one run.
 //
 //   db_bench [--folder DIR] [--model FOLDER] [--documents 1000,10000,100000] [--layers 15]
-//            [--dim 192] [--chunks 1] [--query-tokens 16] [--repeat 15] [--tiny]
+//            [--dim 192] [--chunks 1] [--query-tokens 16] [--repeat 15] [--device auto]
+//            [--routing-keys float] [--index-gib 16] [--tiny]
 //
 // insert: one document at a time with a real model (--model), median milliseconds
 //   encode   tokenize, divide, run the model, round to stored precision
@@ -12,12 +13,28 @@
 //   open     Database::Open, milliseconds (the index is not loaded yet)
 //   first    the first search: reads all routing keys from storage and builds the index
 //   search   median of --repeat searches: --query-tokens tokens routed in every layer, top 10
-//   read     the floor of a search on a CPU: reading the keys of all layers once, all cores
+//   read     the floor of a search on a CPU: reading the keys of all layers once as float32, all
+//            cores; the time of more than 4 GiB is extrapolated from 4
 //   get      one document by id, microseconds
 //   disk, index   bytes per document; the index is in GPU memory when --device has one
+//   tiers    megabytes of each tier after loading, and after opening again and the first search:
+//            files (the whole folder), index (routing keys and document tables; 0: not loaded),
+//            cache (K/V blocks in use, of its capacity; page-locked beside a GPU unless the system
+//            refuses), and the host memory of the process as the kernel counts it: resident, and
+//            the most since loading or opening began (page-locked memory may not be counted in
+//            these)
+//   open     opening and the first search together, for each GB of routing keys as stored
 //   busy     of one document while another thread searches without a pause: insert and delete,
 //            median and longest milliseconds, and the median of those searches
 // Every search is checked to return ten documents with descending scores, every get its text.
+//
+// Disk, per document: 6 bytes for each of layers * dim * chunks values (routing key, K and V of 16
+// bits) and about 300 for the text; while loading about 5% more (seen: 3.11 GB where 2.95 stayed).
+// Host memory: below 1 GiB, the block cache, the read floor's 4 GiB, and without a GPU the index, 4
+// bytes for each of those values. For example
+//   db_bench --documents 195312 --chunks 8 --dim 1024 --layers 3 --query-tokens 64 --device cuda:0
+// has 147,750 bytes a document: 29 GB of files, 9.6 GB of keys in GPU memory as float16,
+// 4.8 as int8.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -26,6 +43,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <latch>
 #include <stop_token>
@@ -35,8 +53,10 @@
 
 #include "bench/db/synthetic_model.h"
 #include "db/collection_state.h"
+#include "db/device.h"
 #include "db/encoder.h"
 #include "db/open.h"
+#include "kernels/cuda_backend.h"
 #include "msadb/msadb.h"
 
 namespace msadb::bench {
@@ -50,6 +70,7 @@ struct Settings {
   std::vector<size_t> documents = {1000, 10'000, 100'000};
   SyntheticShape shape;
   std::string device = "auto";
+  std::string routing_keys = "float";
   double index_gib = 16;
   int repeat = 15;
   bool tiny = false;
@@ -151,9 +172,12 @@ void BenchInsert(const Settings& settings) {
   }
 }
 
-// Sums `bytes` of floats on all cores: what any exact search must read.
+// Sums `bytes` of floats on all cores: what any exact search must read. Beyond kReadBytesMax, which
+// no cache holds a part of worth mentioning, the time of so many is multiplied.
+constexpr size_t kReadBytesMax = size_t{4} << 30;
 double ReadMilliseconds(size_t bytes, int repeat) {
-  const std::vector<float> memory(bytes / sizeof(float) + 1, 1.0f);
+  const size_t bytes_read = std::min(bytes, kReadBytesMax);
+  const std::vector<float> memory(bytes_read / sizeof(float) + 1, 1.0f);
   std::vector<double> times;
   volatile float sink = 0;
   for (int i = 0; i < repeat; ++i) {
@@ -165,7 +189,45 @@ double ReadMilliseconds(size_t bytes, int repeat) {
     }));
   }
   (void)sink;
-  return Median(times);
+  return Median(times) * static_cast<double>(bytes) / static_cast<double>(bytes_read);
+}
+
+// Whether routing keys go to GPU memory; with "auto" only as long as they fit there.
+bool IndexOnGpu(const std::string& device) {
+  const db::DeviceChoice choice = Value(db::ParseDevice(device));
+  return choice.automatic ? kernels::CudaDeviceCount() > 0 : !choice.gpus.empty();
+}
+
+// Bytes of a line of /proc/self/status, such as "VmRSS"; 0 without such a line.
+uint64_t StatusBytes(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(name + ":")) return std::stoull(line.substr(name.size() + 1)) * 1024;
+  }
+  return 0;
+}
+
+// VmHWM begins again at what is resident now. Where the kernel refuses, it stays that of the whole
+// process.
+void ResetResidentPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+struct Tiers {
+  DatabaseStats stats;
+  uint64_t resident = 0;
+  uint64_t resident_most = 0;
+};
+
+Tiers MeasureTiers(Database& db) {
+  return {Value(db.Stats()), StatusBytes("VmRSS"), StatusBytes("VmHWM")};
+}
+
+void PrintTiers(const char* when, const Settings& settings, const Tiers& tiers) {
+  const auto mb = [](uint64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  std::printf(
+      "%10s %s: files %.1f, index %.1f (%s), cache %.1f of %.1f, resident %.1f (most %.1f)\n",
+      "tiers, MB,", when, mb(tiers.stats.disk_bytes), mb(tiers.stats.index_bytes),
+      IndexOnGpu(settings.device) ? "GPU" : "host", mb(tiers.stats.block_cache_bytes),
+      mb(tiers.stats.block_cache_capacity), mb(tiers.resident), mb(tiers.resident_most));
 }
 
 void CheckHits(const std::vector<SearchHit>& hits, size_t documents) {
@@ -208,11 +270,15 @@ void BenchBusy(const Settings& settings, Collection& collection, size_t n_docume
 void BenchScale(const Settings& settings, size_t n_documents) {
   Options options;
   options.device = settings.device;
+  options.routing_keys = settings.routing_keys == "int8" ? RoutingKeys::kInt8 : RoutingKeys::kFloat;
   options.index_bytes_max = static_cast<size_t>(settings.index_gib * (size_t{1} << 30));
-  options.model = std::make_shared<db::LoadedModelImpl>(MakeSyntheticModel(settings.shape));
+  options.model = std::make_shared<db::LoadedModelImpl>(
+      MakeSyntheticModel(settings.shape, /*wants_pinned_content=*/IndexOnGpu(settings.device)));
   options.encode_batch_tokens = 1000 * 64 * settings.shape.n_chunks;
   const std::string folder = settings.folder + "/scale-" + std::to_string(n_documents);
   double load_ms = 0;
+  Tiers loaded;
+  ResetResidentPeak();
   {
     auto db = Value(Database::Open(folder, options));
     auto collection = Value(db->CreateCollection("bench"));
@@ -226,11 +292,14 @@ void BenchScale(const Settings& settings, size_t n_documents) {
         }
       }
     });
+    loaded = MeasureTiers(*db);
   }
+  ResetResidentPeak();
   std::shared_ptr<Database> db;
   const double open_ms = Milliseconds([&] { db = Value(Database::Open(folder, options)); });
   auto collection = Value(db->OpenCollection("bench"));
   const double first_ms = Milliseconds([&] { (void)Value(collection->Search("query")); });
+  const Tiers reopened = MeasureTiers(*db);
   std::vector<double> search_ms, get_us;
   for (int i = 0; i < settings.repeat; ++i) {
     std::vector<SearchHit> hits;
@@ -241,14 +310,18 @@ void BenchScale(const Settings& settings, size_t n_documents) {
     get_us.push_back(1000 * Milliseconds([&] { document = Value(collection->Get(which + 1)); }));
     if (document.text != Text(which, 40)) Fail("a document came back with another text");
   }
-  const DatabaseStats stats = Value(db->Stats());
   const size_t key_bytes = n_documents * settings.shape.n_chunks * settings.shape.n_layers *
                            settings.shape.dim * sizeof(float);
   std::printf("%10zu %10.0f %9.1f %9.1f %9.2f %9.2f %8.1f %9.0f %9.0f\n", n_documents,
               1000.0 * static_cast<double>(n_documents) / load_ms, open_ms, first_ms,
               Median(search_ms), ReadMilliseconds(key_bytes, settings.repeat), Median(get_us),
-              static_cast<double>(stats.disk_bytes) / static_cast<double>(n_documents),
-              static_cast<double>(stats.index_bytes) / static_cast<double>(n_documents));
+              static_cast<double>(reopened.stats.disk_bytes) / static_cast<double>(n_documents),
+              static_cast<double>(reopened.stats.index_bytes) / static_cast<double>(n_documents));
+  PrintTiers("loaded", settings, loaded);
+  PrintTiers("opened again", settings, reopened);
+  const double key_gb = static_cast<double>(Value(collection->Stats()).routing_bytes) / 1e9;
+  std::printf("%10s %.2f s for %.3f GB of routing keys as stored: %.2f s per GB\n",
+              "open:", (open_ms + first_ms) / 1e3, key_gb, (open_ms + first_ms) / 1e3 / key_gb);
   BenchBusy(settings, *collection, n_documents);
   std::fflush(stdout);
   collection.reset();
@@ -267,6 +340,8 @@ int Main(int argc, char** argv) {
   app.add_option("--chunks", settings.shape.n_chunks);
   app.add_option("--query-tokens", settings.shape.query_tokens);
   app.add_option("--device", settings.device, "auto, cpu or cuda:N, for the index");
+  app.add_option("--routing-keys", settings.routing_keys, "Options::routing_keys")
+      ->check(CLI::IsMember({"float", "int8"}));
   app.add_option("--index-gib", settings.index_gib, "Options::index_bytes_max");
   app.add_option("--repeat", settings.repeat)->check(CLI::Range(1, 10'000));
   app.add_flag("--tiny", settings.tiny, "seconds, for ctest");

@@ -11,7 +11,8 @@ namespace {
 
 class SyntheticModel final : public model::Model {
  public:
-  explicit SyntheticModel(const SyntheticShape& shape) : shape_(shape) {}
+  SyntheticModel(const SyntheticShape& shape, bool wants_pinned_content)
+      : shape_(shape), wants_pinned_content_(wants_pinned_content) {}
 
   const std::string& fingerprint() const override { return fingerprint_; }
   const std::string& description() const override { return description_; }
@@ -21,6 +22,7 @@ class SyntheticModel final : public model::Model {
   size_t top_k() const override { return 16; }
   size_t document_tokens_max() const override { return 1 << 20; }
   std::string_view routing_metric() const override { return "cosine"; }
+  bool wants_pinned_content() const override { return wants_pinned_content_; }
   Result<size_t> CountTokens(std::string_view) const override { return 64 * shape_.n_chunks; }
   Result<size_t> CountDocumentTokens(const model::DocumentInput&) const override {
     return 64 * shape_.n_chunks;
@@ -81,6 +83,7 @@ class SyntheticModel final : public model::Model {
   }
 
   const SyntheticShape shape_;
+  const bool wants_pinned_content_;
   const std::string fingerprint_ = std::string(64, '5');
   const std::string description_ = "synthetic model of a benchmark";
   std::mutex mutex_;
@@ -89,8 +92,9 @@ class SyntheticModel final : public model::Model {
 
 }  // namespace
 
-std::unique_ptr<model::Model> MakeSyntheticModel(const SyntheticShape& shape) {
-  return std::make_unique<SyntheticModel>(shape);
+std::unique_ptr<model::Model> MakeSyntheticModel(const SyntheticShape& shape,
+                                                 bool wants_pinned_content) {
+  return std::make_unique<SyntheticModel>(shape, wants_pinned_content);
 }
 
 }  // namespace msadb::bench

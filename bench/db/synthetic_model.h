@@ -16,8 +16,10 @@ struct SyntheticShape {
   size_t query_tokens = 16;  // that route
 };
 
-// Search routes one random query of query_tokens in every layer.
-std::unique_ptr<model::Model> MakeSyntheticModel(const SyntheticShape& shape);
+// Search routes one random query of query_tokens in every layer. `wants_pinned_content` as
+// Model::wants_pinned_content: a model on a GPU does.
+std::unique_ptr<model::Model> MakeSyntheticModel(const SyntheticShape& shape,
+                                                 bool wants_pinned_content);
 
 }  // namespace msadb::bench
 

@@ -2,14 +2,14 @@
 // one run; the rate at which keys go into GPU memory; one GPU beside several.
 //
 //   gpu_search_bench [--rows 195312,390625,781250,1562500] [--devices 0] [--devices 0,1] ...
-//                    [--dim 1024] [--chunks 8] [--layers 1] [--no-faiss]
+//                    [--dim 1024] [--chunks 8] [--layers 1] [--no-faiss] [--int8]
 //
 // Columns, median milliseconds: read = a kernel that only reads the keys of the layer once; search
 // = Snapshot::Search, exact top 16 documents, wall clock, queries and answer in host memory; faiss
 // = its brute-force search (bfKnn) of the same memory for the 16 best rows of each token: no
 // documents, no maximum over tokens, no proof. With more than one --devices the answers of all must
 // be equal. With --layers, "question" is one search of every layer, one after the other, as a
-// question makes. Skips without a GPU.
+// question makes. --int8: keys of KeyType::kInt8, which FAISS does not read. Skips without a GPU.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -111,6 +111,7 @@ struct Settings {
   int layers = 1;
   std::vector<size_t> rows = {195'312, 390'624, 781'248, 1'562'496};
   std::vector<std::vector<int>> devices;
+  KeyType key_type = KeyType::kFloat;
   bool faiss = true;
 };
 
@@ -125,21 +126,26 @@ int Run(const Settings& s) {
     IndexConfig config;
     config.n_layers = s.layers;
     config.dim = s.dim;
+    config.key_type = s.key_type;
     config.devices = devices;
     config.segment_rows_min = 65'536;
     config.segment_rows_max = size_t{1} << 22;
     indexes.push_back(Must(RoutingIndex::Create(config)));
   }
-  const bool faiss = s.faiss && internal::CheckDeviceFaiss().ok();
+  // Without the scales of int8 rows, 4 bytes each.
+  const size_t row_bytes = internal::DeviceRows::PaddedDim(s.dim, s.key_type) *
+                           (s.key_type == KeyType::kInt8 ? sizeof(int8_t) : sizeof(uint16_t));
+  const bool faiss = s.faiss && s.key_type == KeyType::kFloat && internal::CheckDeviceFaiss().ok();
   const size_t rows_max = s.rows.back();
-  internal::DeviceRows plain(s.devices[0][0], 1, s.dim, static_cast<uint32_t>(rows_max));
+  internal::DeviceRows plain(s.devices[0][0], 1, s.dim, s.key_type,
+                             static_cast<uint32_t>(rows_max));
   Check(cudaSetDevice(s.devices[0][0]));
   uint32_t* sink;
   Check(cudaMalloc(&sink, 4));
   cudaDeviceProp properties;
   Check(cudaGetDeviceProperties(&properties, s.devices[0][0]));
-  std::printf("%s; dim %zu float16, %u chunks a document, top %zu\n", properties.name, s.dim,
-              s.chunks, kTopK);
+  std::printf("%s; dim %zu %s, %u chunks a document, top %zu\n", properties.name, s.dim,
+              s.key_type == KeyType::kInt8 ? "int8" : "float16", s.chunks, kTopK);
 
   bool same = true;
   size_t filled = 0;
@@ -165,10 +171,10 @@ int Run(const Settings& s) {
     }
     const uint32_t table[] = {0, 0};
     plain.Flush(table, 0, 1);
-    const double gigabytes = static_cast<double>(n_rows) * s.dim * 2 / 1e9;
+    const double gigabytes = static_cast<double>(n_rows * row_bytes) / 1e9;
     const double read = MedianMs(30, [&] {
-      ReadOnce<<<132 * 8, 512>>>(static_cast<const uint4*>(plain.keys(0)), n_rows * s.dim / 8,
-                                 sink);
+      ReadOnce<<<132 * 8, 512>>>(static_cast<const uint4*>(plain.keys(0)),
+                                 n_rows * row_bytes / sizeof(uint4), sink);
       Check(cudaDeviceSynchronize());
     });
     std::printf("\n%zu chunks, %.2f GB; read %.3f ms (%.0f GB/s)", n_rows, gigabytes, read,
@@ -176,7 +182,7 @@ int Run(const Settings& s) {
     for (size_t i = 0; i < indexes.size(); ++i) {
       std::printf(
           "; filled %zu GPU(s) at %.2f GB/s, %zu segments", s.devices[i].size(),
-          static_cast<double>((n_rows - before) * n_layers * s.dim) * 2 / 1e9 / fill_seconds[i],
+          static_cast<double>((n_rows - before) * n_layers * row_bytes) / 1e9 / fill_seconds[i],
           indexes[i]->Stats().segments);
     }
     size_t free = 0, total = 0;
@@ -263,6 +269,8 @@ int main(int argc, char** argv) {
     const std::string option = argv[i];
     if (option == "--no-faiss") {
       settings.faiss = false;
+    } else if (option == "--int8") {
+      settings.key_type = msadb::index::KeyType::kInt8;
     } else if (i + 1 < argc && option == "--devices") {
       settings.devices.push_back(msadb::index::List<int>(argv[++i]));
     } else if (i + 1 < argc && option == "--rows") {

@@ -1,4 +1,4 @@
-// What 8-bit routing keys would cost: how many of the best documents by float16 keys are still
+// What 8-bit routing keys cost: how many of the best documents by float16 keys are still
 // among the best by 8-bit ones, for questions over made-up notes with a real model.
 //
 //   key_precision_bench --model FOLDER [--device cpu] [--documents 2000] [--questions 40] [--k 16]
@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "index/routing_index.h"
 #include "kernels/dtype.h"
 #include "model/model.h"
 
@@ -34,14 +35,8 @@ T Take(Result<T> result) {
   return std::move(result).value();
 }
 
-// To the nearest of 255 steps of the largest magnitude.
-void RoundInt8(float* row, size_t n) {
-  float largest = 0;
-  for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(row[i]));
-  if (largest == 0) return;
-  const float step = largest / 127;
-  for (size_t i = 0; i < n; ++i) row[i] = std::nearbyint(row[i] / step) * step;
-}
+// As the index does (Options::routing_keys).
+void RoundInt8(float* row, size_t n) { index::RoundKeysToInt8(row, 1, n); }
 
 // To the nearest e4m3 number (3 bits after the point, 2^-6 the smallest normal), the largest
 // magnitude at 448.

@@ -35,6 +35,12 @@ struct Limits {
   size_t transaction_bytes_max = 1u << 30;  // text, metadata and encoded blocks of one transaction
 };
 
+// What routing keys are in memory. On disk they are float16, whatever is chosen here.
+enum class RoutingKeys : uint8_t {
+  kFloat,  // as stored (default): 2 bytes a value on a GPU, 4 in host memory
+  kInt8,   // rounded to 8 bits, with a scale for each key: 1 byte a value on a GPU, 4 in host memory
+};
+
 struct Options {
   // --- Behavior ---
 
@@ -72,6 +78,12 @@ struct Options {
   // Host (CPU) or device (GPU) memory for routing keys of open collections. An index is loaded when
   // its collection is first used; past the budget the least recently used idle ones are dropped.
   size_t index_bytes_max = size_t{16} << 30;
+  // kInt8 halves a GPU's memory for routing keys. Documents are then ranked, exactly, by the rounded
+  // keys, so answers can differ a little from kFloat's: a layer finds 0.996 of the best 16 documents
+  // (docs/performance.md). GPU and host memory give the same answers, but only a GPU saves memory.
+  // Nothing on disk depends on it: the next opening may choose otherwise. Not yet on GPUs: "auto"
+  // keeps such an index in host memory, "cuda:N" answers Unsupported when a collection is first used.
+  RoutingKeys routing_keys = RoutingKeys::kFloat;
   // RocksDB's memtables and caches together.
   size_t storage_memory_bytes = 128u << 20;
   // Documents whose memory is encoded in one pass of the model by bulk inserts.

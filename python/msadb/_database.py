@@ -610,6 +610,7 @@ def open(
     expiry_interval: timedelta = timedelta(seconds=1),
     block_cache_bytes: int = 512 << 20,
     index_bytes_max: int = 16 << 30,
+    routing_keys: Literal["float", "int8"] = "float",
     storage_memory_bytes: int = 128 << 20,
     encode_batch_tokens: int = 4096,
 ) -> Database:
@@ -619,6 +620,7 @@ def open(
         models/default of the source tree that this package was built from.
     durability: "sync" survives a power cut, "buffered" only a killed process, and is faster.
     threads: for the model's mathematics; 0 is one per core.
+    routing_keys: "int8" halves a GPU's memory for routing keys and changes a few answers.
     The rest is explained in include/msadb/options.h. One process at a time can have a folder open:
     Unavailable for the second.
     """
@@ -635,6 +637,7 @@ def open(
             "expiry_interval in ms", expiry_interval // timedelta(milliseconds=1), 0, _MAX_32
         ),
         "block_cache_bytes": _integer("block_cache_bytes", block_cache_bytes, 0, _MAX_64),
+        "routing_keys": routing_keys,
         "index_bytes_max": _integer("index_bytes_max", index_bytes_max, 0, _MAX_64),
         "storage_memory_bytes": _integer("storage_memory_bytes", storage_memory_bytes, 0, _MAX_64),
         "encode_batch_tokens": _integer("encode_batch_tokens", encode_batch_tokens, 0, _MAX_64),

@@ -49,6 +49,12 @@ Durability ToDurability(const std::string& name) {
   Raise(Status::InvalidArgument("durability must be 'sync' or 'buffered'"));
 }
 
+RoutingKeys ToRoutingKeys(const std::string& name) {
+  if (name == "float") return RoutingKeys::kFloat;
+  if (name == "int8") return RoutingKeys::kInt8;
+  Raise(Status::InvalidArgument("routing_keys must be 'float' or 'int8'"));
+}
+
 Options ToOptions(const py::dict& settings) {
   Options options;
   for (const auto& [key, value] : settings) {
@@ -73,6 +79,8 @@ Options ToOptions(const py::dict& settings) {
       options.block_cache_bytes = value.cast<size_t>();
     } else if (name == "index_bytes_max") {
       options.index_bytes_max = value.cast<size_t>();
+    } else if (name == "routing_keys") {
+      options.routing_keys = ToRoutingKeys(Text(value, "routing_keys"));
     } else if (name == "storage_memory_bytes") {
       options.storage_memory_bytes = value.cast<size_t>();
     } else if (name == "encode_batch_tokens") {

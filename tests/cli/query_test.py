@@ -34,6 +34,18 @@ class QueryTest(CliTest):
             self.assertEqual(hit["key"], f"f{hit['metadata']['i']}")
         self.assertIn("street", self.succeed("search", self.db, "blue door").out)
 
+    def test_routing_keys_may_be_rounded(self):
+        scores = {}
+        for keys in ("float", "int8"):
+            hits = self.result("search", self.db, "blue door", "--routing-keys", keys)["hits"]
+            scores[keys] = {hit["key"]: hit["score"] for hit in hits}
+        self.assertEqual(set(scores["int8"]), set(scores["float"]))
+        self.assertNotEqual(scores["int8"], scores["float"])
+        for key, score in scores["int8"].items():
+            self.assertAlmostEqual(score, scores["float"][key], delta=0.02)
+        self.fail_with(USAGE, "InvalidArgument", "search", self.db, "door",
+                       "--routing-keys", "fp8")
+
     def test_search_honours_filters(self):
         where = '{"i": {"$in": [1, 4]}}'
         hits = self.result("search", self.db, "door", "--where", where)["hits"]

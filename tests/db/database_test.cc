@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "tests/db/db_test_util.h"
@@ -279,6 +280,58 @@ TEST_F(DatabaseTest, IdleIndexesMakeRoomForOthers) {
   EXPECT_OK(collections[0]->Delete(1));
 }
 
+// Options::routing_keys is a choice of one opening: what is stored does not change, and an insert
+// and a load round alike.
+TEST_F(DatabaseTest, EachOpeningChoosesItsRoutingKeys) {
+  Options floats = TestOptions();
+  Options int8 = TestOptions();
+  int8.routing_keys = RoutingKeys::kInt8;
+  const auto search = [&](Database& db) {
+    auto notes = db.OpenCollection("notes");
+    EXPECT_OK(notes);
+    auto hits = (*notes)->Search("v3 v4 v5", {.top_k = 60});
+    EXPECT_OK(hits);
+    auto report = db.Verify();  // also compares the loaded index with storage
+    EXPECT_OK(report);
+    EXPECT_TRUE(report->ok()) << report->problems[0];
+    std::vector<std::pair<DocumentId, float>> found;
+    for (const SearchHit& hit : *hits) found.emplace_back(hit.id, hit.score);
+    return found;
+  };
+  std::vector<std::pair<DocumentId, float>> of_floats, of_int8;
+  {
+    auto db = Open(floats);
+    ASSERT_OK_AND(auto notes, db->CreateCollection("notes"));
+    for (int i = 0; i < 50; ++i) ASSERT_OK(notes->Insert(Doc(Words("v", 3 + i))));
+    of_floats = search(*db);
+    ASSERT_EQ(of_floats.size(), 50u);
+  }
+  {
+    auto db = Open(int8);
+    of_int8 = search(*db);
+    ASSERT_EQ(of_int8.size(), 50u);
+    const std::map<DocumentId, float> exact(of_floats.begin(), of_floats.end());
+    bool differ = false;
+    for (const auto& [id, score] : of_int8) {
+      EXPECT_NEAR(score, exact.at(id), 0.02);
+      differ = differ || score != exact.at(id);
+    }
+    EXPECT_TRUE(differ);
+    ASSERT_OK_AND(auto notes, db->OpenCollection("notes"));
+    ASSERT_OK(notes->Insert(Doc(Words("w", 40))));
+    of_int8 = search(*db);
+    ASSERT_OK(db->Compact());
+    EXPECT_EQ(search(*db), of_int8);
+  }
+  EXPECT_EQ(search(*Open(int8)), of_int8);
+  {
+    auto db = Open(floats);
+    ASSERT_OK_AND(auto notes, db->OpenCollection("notes"));
+    ASSERT_OK(notes->Delete(of_int8.size()));
+    EXPECT_EQ(search(*db), of_floats);
+  }
+}
+
 TEST_F(DatabaseTest, VerifyReadsEverythingAndNamesDamage) {
   {
     auto db = Open();
@@ -499,7 +552,9 @@ TEST_F(DatabaseTest, ReencodeAdoptsAnotherModel) {
 TEST_F(DatabaseTest, RefusesNonsenseOptions) {
   for (const auto& change : std::vector<std::function<void(Options&)>>{
            [](Options& o) { o.expiry_interval = std::chrono::milliseconds(-1); },
-           [](Options& o) { o.threads = -1; }, [](Options& o) { o.encode_batch_tokens = 0; },
+           [](Options& o) { o.threads = -1; },
+           [](Options& o) { o.routing_keys = static_cast<RoutingKeys>(2); },
+           [](Options& o) { o.encode_batch_tokens = 0; },
            [](Options& o) { o.limits.text_bytes_max = 0; },
            [](Options& o) { o.limits.key_bytes_max = 1 << 20; }}) {
     Options options = TestOptions();

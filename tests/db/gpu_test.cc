@@ -1,5 +1,6 @@
-// A database whose routing keys are on one GPU, or spread over two, answers as one in host memory does,
-// through inserts, deletes, compaction and opening again. Skipped where there are too few GPUs.
+// A database whose routing keys are on one GPU, or spread over two, answers as one in host memory
+// does, through inserts, deletes, compaction and opening again. Skipped where there are too few
+// GPUs.
 #include <random>
 #include <vector>
 
@@ -9,10 +10,16 @@
 namespace msadb::db {
 namespace {
 
-class GpuDatabaseTest : public testing::TestWithParam<const char*> {
+struct Where {
+  const char* name;
+  const char* device;
+  RoutingKeys routing_keys;
+};
+
+class GpuDatabaseTest : public testing::TestWithParam<Where> {
  protected:
   void SetUp() override {
-    const std::string device = GetParam();
+    const std::string device = GetParam().device;
     const int wanted = device == "cuda:0,1" ? 2 : 1;
     if (kernels::CudaDeviceCount() < wanted) GTEST_SKIP() << "no " << wanted << " GPUs";
   }
@@ -21,6 +28,7 @@ class GpuDatabaseTest : public testing::TestWithParam<const char*> {
             std::shared_ptr<Collection>* notes) {
     Options options = TestOptions();
     options.device = device;
+    options.routing_keys = GetParam().routing_keys;
     ASSERT_OK_AND(*db, Database::Open(folder_ / (device == "cpu" ? "cpu" : "gpu"), options));
     ASSERT_OK_AND(*notes, (*db)->GetOrCreateCollection("notes"));
   }
@@ -39,7 +47,7 @@ TEST_P(GpuDatabaseTest, AnswersAsInHostMemory) {
   };
   std::shared_ptr<Database> db[2];
   std::shared_ptr<Collection> notes[2];
-  const char* const devices[2] = {"cpu", GetParam()};
+  const char* const devices[2] = {"cpu", GetParam().device};
   std::vector<DocumentId> ids;
   for (int round = 0; round < 4; ++round) {
     for (int i : {0, 1}) ASSERT_NO_FATAL_FAILURE(Open(devices[i], &db[i], &notes[i]));
@@ -84,10 +92,12 @@ TEST_P(GpuDatabaseTest, AnswersAsInHostMemory) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, GpuDatabaseTest, testing::Values("cuda:0", "cuda:0,1"),
-                         [](const auto& info) {
-                           return info.param == std::string("cuda:0") ? "OneGpu" : "TwoGpus";
-                         });
+INSTANTIATE_TEST_SUITE_P(Devices, GpuDatabaseTest,
+                         testing::Values(Where{"OneGpu", "cuda:0", RoutingKeys::kFloat},
+                                         Where{"TwoGpus", "cuda:0,1", RoutingKeys::kFloat},
+                                         Where{"OneGpuInt8", "cuda:0", RoutingKeys::kInt8},
+                                         Where{"TwoGpusInt8", "cuda:0,1", RoutingKeys::kInt8}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace msadb::db

@@ -33,9 +33,15 @@ enum class Values {
               // apart
 };
 
-// GPUs keep keys as float16 (IndexConfig::devices).
-inline void RoundToFloat16(std::vector<float>* values) {
-  for (float& v : *values) v = kernels::F16ToF32(kernels::F32ToF16(v));
+inline std::string NameOf(KeyType type) { return type == KeyType::kInt8 ? "Int8" : "Float"; }
+
+// Makes the keys of a document what an index of this configuration holds of them.
+inline void RoundAsIndex(const IndexConfig& config, TestDocument* document) {
+  if (config.key_type == KeyType::kInt8) {
+    RoundKeysToInt8(document->keys.data(), document->keys.size() / config.dim, config.dim);
+  } else if (!config.devices.empty()) {
+    for (float& v : document->keys) v = kernels::F16ToF32(kernels::F32ToF16(v));
+  }
 }
 
 // Two memories on the first GPU: with them everything that several GPUs do is done.
@@ -58,17 +64,17 @@ inline std::vector<float> RandomFloats(std::mt19937_64& rng, size_t n, Values va
   return floats;
 }
 
+// Its keys are not rounded yet.
 inline TestDocument RandomDocument(std::mt19937_64& rng, const IndexConfig& config,
                                    uint32_t chunks_max, Values values) {
   TestDocument document;
   document.n_chunks = std::uniform_int_distribution<uint32_t>(1, chunks_max)(rng);
   document.keys = RandomFloats(rng, config.n_layers * document.n_chunks * config.dim, values);
-  if (!config.devices.empty()) {
-    if (values == Values::kNearTies) {  // the nudge of a float32 is lost: nudge the float16
-      std::uniform_int_distribution<int> grid(-1, 1);
-      for (float& v : document.keys) v *= 1 + 1e-3f * static_cast<float>(grid(rng));
-    }
-    RoundToFloat16(&document.keys);
+  const bool rounds = config.key_type == KeyType::kInt8 || !config.devices.empty();
+  if (values == Values::kNearTies && rounds) {  // the nudge of a float32 is lost: a larger one
+    const float nudge = config.key_type == KeyType::kInt8 ? 1e-2f : 1e-3f;
+    std::uniform_int_distribution<int> grid(-1, 1);
+    for (float& v : document.keys) v *= 1 + nudge * static_cast<float>(grid(rng));
   }
   return document;
 }
@@ -77,6 +83,7 @@ inline DocumentKeys KeysOf(DocumentNumber number, const TestDocument& document) 
   return {number, document.n_chunks, document.keys.data()};
 }
 
+// `memory` as the index holds it.
 inline std::vector<RoutedDocument> BruteForce(const TestMemory& memory, const IndexConfig& config,
                                               int layer, const std::vector<float>& queries,
                                               size_t k, const std::set<DocumentNumber>* allowed) {

@@ -15,9 +15,10 @@ namespace {
 class History {
  public:
   // Without devices: an index in host memory, of either engine.
-  explicit History(uint64_t seed, std::vector<int> devices = {},
+  explicit History(uint64_t seed, KeyType key_type, std::vector<int> devices = {},
                    std::optional<Engine> engine = std::nullopt)
       : rng_(seed) {
+    config_.key_type = key_type;
     config_.n_layers = Uniform(1, 3);
     config_.dim = Pick({1, 2, 7, 16, 67, 192});
     config_.engine = Uniform(0, 1) ? Engine::kFused : Engine::kFaiss;
@@ -98,6 +99,7 @@ class History {
       memory_.erase(number);
       dead_.insert(number);
     }
+    for (auto& [number, document] : inserts) RoundAsIndex(config_, &document);
     memory_.merge(inserts);
   }
 
@@ -157,47 +159,53 @@ class History {
   uint32_t chunks_max_ = 1;
   size_t batch_max_ = 1;
   std::unique_ptr<RoutingIndex> index_;
-  TestMemory memory_;
+  TestMemory memory_;  // as the index holds it
   std::set<DocumentNumber> dead_;
   std::vector<Held> held_;
   DocumentNumber next_ = 3;
 };
 
-TEST(RoutingIndexPropertyTest, EqualsBruteForceThroughRandomHistories) {
+class RoutingIndexPropertyTest : public ::testing::TestWithParam<KeyType> {
+ protected:
+  void RunOnGpu(std::vector<int> devices, Engine engine, uint64_t fixed_seed, int n_histories) {
+    if (!HaveGpu()) GTEST_SKIP() << "no GPU";
+    IndexConfig config;
+    config.n_layers = config.dim = 1;
+    config.devices = devices;
+    config.engine = engine;
+    config.key_type = GetParam();
+    const auto index = RoutingIndex::Create(config);
+    if (index.status().code() == StatusCode::kUnsupported) {
+      GTEST_SKIP() << index.status().ToString();
+    }
+    const uint64_t first = TestSeed(fixed_seed);
+    for (uint64_t seed = first; seed < first + n_histories && !HasFailure(); ++seed) {
+      SCOPED_TRACE("MSADB_TEST_SEED=" + std::to_string(seed));
+      History(seed, GetParam(), devices, engine).Run(15);
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(KeyTypes, RoutingIndexPropertyTest,
+                         ::testing::Values(KeyType::kFloat, KeyType::kInt8),
+                         [](const auto& info) { return NameOf(info.param); });
+
+TEST_P(RoutingIndexPropertyTest, EqualsBruteForceThroughRandomHistories) {
   const uint64_t first = TestSeed(20260701);
   for (uint64_t seed = first; seed < first + 40 && !HasFailure(); ++seed) {
     SCOPED_TRACE("MSADB_TEST_SEED=" + std::to_string(seed));
-    History(seed).Run(15);
+    History(seed, GetParam()).Run(15);
   }
 }
 
-void RunOnGpu(std::vector<int> devices, Engine engine, uint64_t fixed_seed, int n_histories) {
-  if (!HaveGpu()) GTEST_SKIP() << "no GPU";
-  IndexConfig config;
-  config.n_layers = config.dim = 1;
-  config.devices = devices;
-  config.engine = engine;
-  const auto index = RoutingIndex::Create(config);
-  if (index.status().code() == StatusCode::kUnsupported) {
-    GTEST_SKIP() << index.status().ToString();
-  }
-  const uint64_t first = TestSeed(fixed_seed);
-  for (uint64_t seed = first; seed < first + n_histories && !::testing::Test::HasFailure();
-       ++seed) {
-    SCOPED_TRACE("MSADB_TEST_SEED=" + std::to_string(seed));
-    History(seed, devices, engine).Run(15);
-  }
-}
-
-TEST(RoutingIndexPropertyTest, OneGpuEqualsBruteForce) {
+TEST_P(RoutingIndexPropertyTest, OneGpuEqualsBruteForce) {
   RunOnGpu({0}, Engine::kFused, 20260801, 40);
 }
 
-TEST(RoutingIndexPropertyTest, TwoShardsEqualBruteForce) {
+TEST_P(RoutingIndexPropertyTest, TwoShardsEqualBruteForce) {
   RunOnGpu(TwoShards(), Engine::kFused, 20260901, 20);
 }
 
-TEST(RoutingIndexPropertyTest, FaissOnAGpuEqualsBruteForce) {
+TEST_P(RoutingIndexPropertyTest, FaissOnAGpuEqualsBruteForce) {
   RunOnGpu(TwoShards(), Engine::kFaiss, 20261001, 12);
 }
 

@@ -184,8 +184,47 @@ TEST(RoutingIndexTest, RefusesBadSettings) {
   EXPECT_TRUE(refused([](IndexConfig& c) { c.segment_rows_min = 0; }));
   EXPECT_TRUE(refused([](IndexConfig& c) { c.segment_rows_max = 3; }));
   EXPECT_TRUE(refused([](IndexConfig& c) { c.segment_rows_max = size_t{1} << 40; }));
+  EXPECT_TRUE(refused([](IndexConfig& c) { c.key_type = static_cast<KeyType>(2); }));
   EXPECT_TRUE(refused([](IndexConfig& c) { c.compact_dead_fraction = 0; }));
   EXPECT_TRUE(refused([](IndexConfig& c) { c.compact_dead_fraction = std::nan(""); }));
+}
+
+TEST(RoutingIndexTest, FaissOnAGpuHasNoInt8Keys) {
+  IndexConfig config = Tiny();
+  config.engine = Engine::kFaiss;
+  config.key_type = KeyType::kInt8;
+  EXPECT_TRUE(RoutingIndex::Create(config).ok());
+  config.devices = {0};
+  const Status refused = RoutingIndex::Create(config).status();
+  EXPECT_EQ(refused.code(), StatusCode::kUnsupported);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("kInt8; use Engine::kFused"));
+}
+
+TEST_P(BothEngines, Int8KeysAreSearchedAsTheyWereRounded) {
+  IndexConfig config = TinyConfig();
+  auto exact = Make(config);
+  config.key_type = KeyType::kInt8;
+  auto rounded = Make(config);
+  for (RoutingIndex* index : {exact.get(), rounded.get()}) {
+    // 0.1 and 0.2 are less than half of a step of the row of 127, and 0.6 more.
+    ASSERT_TRUE(Put(*index, 1, {127, 0.1f}).ok());
+    ASSERT_TRUE(Put(*index, 2, {127, 0.2f, -127, 0.6f}).ok());
+    ASSERT_TRUE(Put(*index, 3, {0, 0}).ok());
+  }
+  const std::vector<float> query = {0, 1};
+  const auto found = [&](const RoutingIndex& index) {
+    return *index.TakeSnapshot().Search(0, query.data(), 1, 3);
+  };
+  EXPECT_THAT(found(*exact),
+              ElementsAre(RoutedDocument{2, 0.6f}, RoutedDocument{1, 0.1f}, RoutedDocument{3, 0}));
+  EXPECT_THAT(found(*rounded),
+              ElementsAre(RoutedDocument{2, 1}, RoutedDocument{1, 0}, RoutedDocument{3, 0}));
+  EXPECT_THAT(*rounded->TakeSnapshot().Keys(2), ElementsAre(127, 0, -127, 1));
+  // Host memory holds float32 either way, and what was rounded stays when it is copied.
+  EXPECT_EQ(rounded->Stats().bytes_used, exact->Stats().bytes_used);
+  ASSERT_TRUE(Remove(*rounded, 1).ok());
+  ASSERT_TRUE(rounded->Compact().ok());
+  EXPECT_THAT(*rounded->TakeSnapshot().Keys(2), ElementsAre(127, 0, -127, 1));
 }
 
 TEST(RoutingIndexTest, AFailedPrepareChangesNothing) {

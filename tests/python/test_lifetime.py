@@ -42,11 +42,26 @@ def test_open_refuses_what_it_should(folder, tmp_path, monkeypatch):
         open_folder(folder, error_if_exists=True)
     with pytest.raises(msadb.InvalidArgument):
         open_folder(folder, durability="sometimes")
+    with pytest.raises(msadb.InvalidArgument, match="'float' or 'int8'"):
+        open_folder(folder, routing_keys="fp8")
     with pytest.raises(TypeError):
         open_folder(folder, threads="two")
     with open_folder(folder, read_only=True) as database:
         with pytest.raises(msadb.FailedPrecondition):
             database.create_collection("new")
+
+
+def test_each_opening_chooses_its_routing_keys(folder):
+    text = "The spare key is under the blue flowerpot."
+    scores = {}
+    with open_folder(folder) as database:
+        database.collection().insert(text)
+    for keys in ("float", "int8", "float"):
+        with open_folder(folder, routing_keys=keys) as database:
+            (hit,) = database.collection().search("key")
+            assert hit.text == text
+            assert scores.setdefault(keys, hit.score) == hit.score
+    assert scores["int8"] == pytest.approx(scores["float"], abs=0.02)
 
 
 def test_a_new_database_says_where_a_model_could_be(folder, monkeypatch):
