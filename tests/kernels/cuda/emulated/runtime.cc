@@ -1,6 +1,8 @@
-// The CUDA runtime's and cuBLAS's functions that msadb calls, for one GPU that is this CPU: memory is
+// The CUDA runtime's, the driver's and cuBLAS's functions that msadb calls, for one GPU that is this CPU: memory is
 // host memory, and everything is finished when a call returns. Linked before the real runtime.
+#include <cuda.h>
 #include <cuda_runtime_api.h>
+#include <sys/mman.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -29,9 +31,77 @@ cudaError_t Allocate(void** memory, size_t bytes) {
   return cudaSuccess;
 }
 
+// The driver's virtual memory: addresses without access until something is mapped there.
+constexpr size_t kGranuleBytes = size_t{2} << 20;
+
+CUresult GetGranularity(size_t* bytes, const CUmemAllocationProp*,
+                        CUmemAllocationGranularity_flags) {
+  *bytes = kGranuleBytes;
+  return CUDA_SUCCESS;
+}
+CUresult ReserveAddresses(CUdeviceptr* address, size_t bytes, size_t, CUdeviceptr,
+                          unsigned long long) {
+  void* const range =
+      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  *address = reinterpret_cast<CUdeviceptr>(range);
+  return range == MAP_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+}
+CUresult FreeAddresses(CUdeviceptr address, size_t bytes) {
+  munmap(reinterpret_cast<void*>(address), bytes);
+  return CUDA_SUCCESS;
+}
+CUresult CreateMemory(CUmemGenericAllocationHandle* handle, size_t bytes,
+                      const CUmemAllocationProp*, unsigned long long) {
+  *handle = 1;
+  return bytes > kDeviceBytes ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+}
+CUresult ReleaseMemory(CUmemGenericAllocationHandle) { return CUDA_SUCCESS; }
+CUresult MapMemory(CUdeviceptr address, size_t bytes, size_t, CUmemGenericAllocationHandle,
+                   unsigned long long) {
+  auto* const memory = reinterpret_cast<void*>(address);
+  if (mprotect(memory, bytes, PROT_READ | PROT_WRITE) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
+  std::memset(memory, 0xff, bytes);
+  return CUDA_SUCCESS;
+}
+CUresult UnmapMemory(CUdeviceptr address, size_t bytes) {
+  auto* const memory = reinterpret_cast<void*>(address);
+  madvise(memory, bytes, MADV_DONTNEED);
+  mprotect(memory, bytes, PROT_NONE);
+  return CUDA_SUCCESS;
+}
+CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) { return CUDA_SUCCESS; }
+
+struct DriverFunction {
+  const char* name;
+  void* address;
+};
+const DriverFunction driver_functions[] = {
+    {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(&GetGranularity)},
+    {"cuMemAddressReserve", reinterpret_cast<void*>(&ReserveAddresses)},
+    {"cuMemAddressFree", reinterpret_cast<void*>(&FreeAddresses)},
+    {"cuMemCreate", reinterpret_cast<void*>(&CreateMemory)},
+    {"cuMemRelease", reinterpret_cast<void*>(&ReleaseMemory)},
+    {"cuMemMap", reinterpret_cast<void*>(&MapMemory)},
+    {"cuMemUnmap", reinterpret_cast<void*>(&UnmapMemory)},
+    {"cuMemSetAccess", reinterpret_cast<void*>(&SetAccess)},
+};
+
 }  // namespace
 
 extern "C" {
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** address, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  for (const DriverFunction& function : driver_functions) {
+    if (std::strcmp(function.name, name) != 0) continue;
+    *address = function.address;
+    *result = cudaDriverEntryPointSuccess;
+    return cudaSuccess;
+  }
+  *result = cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
