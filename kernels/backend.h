@@ -199,7 +199,7 @@ class Backend {
                                          epsilon, angles));
     return AttentionEach(q, keys, out, heads, kv_heads, head_dim);
   }
-  // Two copies of the same shape: keys and values.
+  // Two copies of the same shape and types: keys and values.
   virtual Status CopyPair(Tensor from_a, Tensor to_a, Tensor from_b, Tensor to_b, size_t rows,
                           size_t width) {
     MSADB_RETURN_IF_ERROR(CopyRows(from_a, to_a, rows, width));

@@ -1,12 +1,12 @@
 // What the kernels of this folder ask of the hardware beyond CUDA C++: launches that overlap,
-// asynchronous copies into shared memory and their barriers, matrix instructions, clusters; what only
-// the routing kernels use is in tensor_tiles.cuh. Nothing else of the folder holds PTX, so that a
-// second implementation of the two headers can run the kernels elsewhere: tests/kernels/cuda/emulated/
-// does so on a CPU.
+// asynchronous copies into shared memory and their barriers, matrix instructions, clusters. Nothing
+// else of the folder holds PTX, so that a second implementation of this header can run the kernels
+// elsewhere: tests/kernels/cuda/emulated/ does so on a CPU.
 #ifndef MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 #define MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 
 #include <cooperative_groups.h>
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -74,6 +74,13 @@ template <typename... Parameters>
 cudaError_t AllowShared(void (*kernel)(Parameters...), size_t bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               static_cast<int>(bytes));
+}
+
+// Whether this build has code of `kernel` for the current device.
+template <typename... Parameters>
+cudaError_t FindCode(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel);
 }
 
 // --- Memory ---
@@ -201,6 +208,97 @@ __device__ __forceinline__ void Multiply(float (&c)[4], const uint32_t (&a)[4], 
       "{%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// --- Matrices in shared memory ---
+//
+// Tiles whose rows are 128 bytes, of float16 [rows, 64] when they are multiplied, with the 128-byte
+// swizzle: the 16-byte piece c of row r lies at piece c ^ (r % 8) of it, and tiles are aligned to 1024
+// bytes.
+
+// Copies the tile at (row, column) of the matrix of `map` as a tile of its box's size.
+__device__ __forceinline__ void CopyTile(void* to, const CUtensorMap* map, int column, int row,
+                                         uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3}], [%4];" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(column), "r"(row), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// Names a tile for MultiplyTiles. 16 columns further is a descriptor greater by 2.
+__device__ __forceinline__ uint64_t TileDescriptor(const void* tile) {
+  return static_cast<uint64_t>((SharedAddress(tile) & 0x3FFFF) >> 4) | (uint64_t{1} << 16) |
+         (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 62);
+}
+
+// sums [64, 64] (+)= a [64, 16] b [64, 16]^T by the four warps of a warpgroup; sums[4 j + i] of lane
+// l of warp w is the element (16 w + l / 4 + i / 2 * 8, 8 j + 2 (l % 4) + i % 2). Runs behind the
+// caller: MultiplyBegin() before the first, MultiplyCommit() closes a group, and sums and tiles are
+// free again when MultiplyWait<n>() leaves at most the last n groups running.
+__device__ __forceinline__ void MultiplyTiles(float (&sums)[32], uint64_t a, uint64_t b,
+                                              bool accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31},"
+      " %32, %33, p, 1, 1, 0, 0;\n"
+      "}\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]),
+        "+f"(sums[6]), "+f"(sums[7]), "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]),
+        "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]), "+f"(sums[16]),
+        "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]),
+        "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]),
+        "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// The same with a in registers, as pairs of float16: a[0] of lane l of warp w are the elements (16 w +
+// l / 4, 2 (l % 4)) and the next, a[1] those 8 rows below, a[2] and a[3] those 8 columns to the right.
+// They stay as they are until the group is finished.
+__device__ __forceinline__ void MultiplyTiles(float (&sums)[32], const uint32_t (&a)[4], uint64_t b,
+                                              bool accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31},"
+      " {%32,%33,%34,%35}, %36, p, 1, 1, 0;\n"
+      "}\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]),
+        "+f"(sums[6]), "+f"(sums[7]), "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]),
+        "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]), "+f"(sums[16]),
+        "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]),
+        "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]),
+        "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// Keeps the compiler from moving uses of the sums across the group's borders.
+__device__ __forceinline__ void KeepInPlace(float (&sums)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+__device__ __forceinline__ void MultiplyBegin(float (&sums)[32]) {
+  KeepInPlace(sums);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void MultiplyCommit(float (&sums)[32]) {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  KeepInPlace(sums);
+}
+
+template <int kGroups>
+__device__ __forceinline__ void MultiplyWait(float (&sums)[32]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+  KeepInPlace(sums);
 }
 
 // --- Clusters ---

@@ -17,7 +17,6 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/route_segments.cuh"
-#include "kernels/cuda/tensor_tiles.cuh"
 #include "kernels/route_topk.h"
 
 namespace msadb::kernels {
@@ -25,7 +24,8 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kTileRows = 128;  // keys per stage: 64 per consumer warpgroup
+constexpr int kTileRows = 128;      // keys per stage: 64 per consumer warpgroup
+constexpr int kTileRowBytes = 128;  // of a key per stage
 constexpr int kStages = 5;
 constexpr int kStageBytes = kTileRows * kTileRowBytes;          // 16 KiB
 constexpr int kQueryTileBytes = kRouteColumns * kTileRowBytes;  // 8 KiB: 64 dimensions
@@ -38,8 +38,8 @@ constexpr int kSelectBlocks = 192;
 constexpr int kListsPerWarp = kSelectBlocks / kSelectWarps;
 
 struct ScoreParams {
-  TileMap keys[kRouteSegmentsMax];
-  TileMap queries;
+  CUtensorMap keys[kRouteSegmentsMax];
+  CUtensorMap queries;
   const float* scales[kRouteSegmentsMax];
   float* scores[kRouteSegmentsMax];  // of the first question
   int n_chunks[kRouteSegmentsMax];
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
     if (threadIdx.x > kConsumerThreads) return;
     BarrierExpect(&queries_ready, p.n_query_tiles * kQueryTileBytes);
     for (int i = 0; i < p.n_query_tiles; ++i) {
-      LoadTile(queries + i * kQueryTileBytes, &p.queries, i * (kTileRowBytes / 2), 0,
+      CopyTile(queries + i * kQueryTileBytes, &p.queries, i * (kTileRowBytes / 2), 0,
                &queries_ready);
     }
     ring.parity = 1;  // a fresh barrier counts as having completed the phase before
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
         BarrierWait(&empty[ring.stage], ring.parity);
         if (i == 0) tiles[ring.stage] = tile;
         BarrierExpect(&full[ring.stage], kStageBytes);
-        LoadTile(stages + ring.stage * kStageBytes, &p.keys[segment], i * kStageDims, row,
+        CopyTile(stages + ring.stage * kStageBytes, &p.keys[segment], i * kStageDims, row,
                  &full[ring.stage]);
       }
       tile = next;
@@ -167,21 +167,21 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
       int previous = -1;
       for (int i = 0; i < p.n_stages; ++i, ring.Advance()) {
         BarrierWait(&full[ring.stage], ring.parity);
-        const uint8_t* const keys =
-            stages + ring.stage * kStageBytes + warpgroup_row * kTileRowBytes;
-        TilesBegin(acc);
+        const uint64_t keys =
+            TileDescriptor(stages + ring.stage * kStageBytes + warpgroup_row * kTileRowBytes);
+        const uint64_t query_tile = TileDescriptor(queries + i * kQueryTileBytes);
+        MultiplyBegin(acc);
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
-          MultiplyTiles(acc, OperandOf(keys, step), OperandOf(queries + i * kQueryTileBytes, step),
-                        i > 0 || step > 0);
+          MultiplyTiles(acc, keys + 2 * step, query_tile + 2 * step, i > 0 || step > 0);
         }
-        TilesCommit(acc);
+        MultiplyCommit(acc);
         // The products of the stage before have been read: hand it back to the producer.
-        TilesWait<1>(acc);
+        MultiplyWait<1>(acc);
         if (previous >= 0 && lane == 0) BarrierArrive(&empty[previous]);
         previous = ring.stage;
       }
-      TilesWait<0>(acc);
+      MultiplyWait<0>(acc);
       if (lane == 0) BarrierArrive(&empty[previous]);
     } else {
       uint32_t fragments[2][4][4];
@@ -201,22 +201,22 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
         if (lane == 0) BarrierArrive(&empty[ring.stage]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          TilesWait<1>(acc);  // the group that read these fragments is finished
+          MultiplyWait<1>(acc);  // the group that read these fragments is finished
           Fragment(fragments[half][0], low[half].x, high[half].x);
           Fragment(fragments[half][1], low[half].y, high[half].y);
           Fragment(fragments[half][2], low[half].z, high[half].z);
           Fragment(fragments[half][3], low[half].w, high[half].w);
-          TilesBegin(acc);
-          const uint8_t* const query_tile = queries + (2 * i + half) * kQueryTileBytes;
+          MultiplyBegin(acc);
+          const uint64_t query_tile = TileDescriptor(queries + (2 * i + half) * kQueryTileBytes);
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
-            MultiplyTiles(acc, fragments[half][step], OperandOf(query_tile, step),
+            MultiplyTiles(acc, fragments[half][step], query_tile + 2 * step,
                           i > 0 || half > 0 || step > 0);
           }
-          TilesCommit(acc);
+          MultiplyCommit(acc);
         }
       }
-      TilesWait<0>(acc);
+      MultiplyWait<0>(acc);
     }
 
     float best_low = -INFINITY;
@@ -414,6 +414,34 @@ __global__ void __launch_bounds__(kSelectWarps * 32)
   }
 }
 
+// A row-major [rows, columns] matrix of uint8 or float16, read in tiles of `tile_rows` rows of 128
+// bytes with the 128-byte swizzle; what is past its end reads as zero.
+cudaError_t EncodeMap(CUtensorMap* map, const void* data, uint64_t rows, int columns,
+                      int element_bytes, int tile_rows) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                         cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess) {
+      function = nullptr;
+    }
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), rows};
+  const cuuint64_t stride[1] = {static_cast<cuuint64_t>(columns) * element_bytes};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(kTileRowBytes / element_bytes),
+                             static_cast<cuuint32_t>(tile_rows)};
+  const cuuint32_t element[2] = {1, 1};
+  const CUresult result = encode(
+      map, element_bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
+      const_cast<void*>(data), size, stride, box, element, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 size_t ElementBytes(RouteKeyType type) { return type == RouteKeyType::kInt8 ? 1 : 2; }
 
 bool IsValid(const RouteParams& p) {
@@ -447,14 +475,14 @@ cudaError_t LaunchScores(const RouteParams& p, size_t first, size_t end, int pro
   const int packed_dim = RoutePackedDim(kType, p.dim);
   ScoreParams scores;
   cudaError_t error =
-      EncodeTileMap(&scores.queries, p.queries, kRouteColumns, packed_dim, 2, kRouteColumns);
+      EncodeMap(&scores.queries, p.queries, kRouteColumns, packed_dim, 2, kRouteColumns);
   if (error != cudaSuccess) return error;
   scores.n_tiles = 0;
   for (size_t s = first; s < end; ++s) {
     const RouteSegment& segment = p.segments[s];
     const size_t i = s - first;
-    error = EncodeTileMap(&scores.keys[i], segment.keys, segment.n_chunks, p.dim, element_bytes,
-                          kTileRows);
+    error =
+        EncodeMap(&scores.keys[i], segment.keys, segment.n_chunks, p.dim, element_bytes, kTileRows);
     if (error != cudaSuccess) return error;
     scores.scales[i] = segment.scales;
     scores.scores[i] = p.chunk_scores + segment.first_score;
@@ -483,11 +511,7 @@ size_t RouteCandidateBytes(int n_questions, int top_k) {
   return static_cast<size_t>(n_questions) * kSelectBlocks * top_k * sizeof(uint64_t);
 }
 
-int RouteTopKSupported() {
-  cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(
-      &attributes, reinterpret_cast<const void*>(&route_scores<RouteKeyType::kFloat16>));
-}
+int RouteTopKSupported() { return FindCode(route_scores<RouteKeyType::kFloat16>); }
 
 int RouteTopKCuda(const RouteParams& p, cudaStream_t stream) {
   if (!IsValid(p)) return cudaErrorInvalidValue;

@@ -197,8 +197,9 @@ TEST_F(CudaBackendTest, CopiesConvertAndKeepTheirBounds) {
             ASSERT_OK(backend_->CopyRows(from.tensor, to.tensor, rows, width));
             EXPECT_EQ(Read(to), values);
             ASSERT_OK(
-                backend_->CopyPair(from.tensor, to.tensor, to.tensor, to_b.tensor, rows, width));
+                backend_->CopyPair(from.tensor, to.tensor, from.tensor, to_b.tensor, rows, width));
             EXPECT_EQ(Read(to), values);
+            EXPECT_EQ(Read(to_b), values);
           }
         }
       }

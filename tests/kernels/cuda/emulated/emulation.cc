@@ -84,6 +84,8 @@ struct Fiber {
   bool finished = false;
   std::vector<Copy> open;               // not committed
   std::deque<std::vector<Copy>> groups;
+  std::vector<std::function<void()>> open_work;
+  std::deque<std::vector<std::function<void()>>> work_groups;
 #if defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
 #endif
@@ -219,6 +221,7 @@ void FiberMain() {
     }
     for (const Copy& copy : me.open) copy.Make();
   }
+  if (!me.open_work.empty() || !me.work_groups.empty()) Fail("a thread ended before its products");
   me.finished = true;
   block->progress = true;
   Warp& warp = MyWarp();
@@ -387,6 +390,23 @@ void WaitMine(unsigned groups) {
   Fiber& me = block->fibers[block->current];
   for (; me.groups.size() > groups; me.groups.pop_front()) {
     for (const Copy& copy : me.groups.front()) copy.Make();
+  }
+}
+
+void DoLater(std::function<void()> work) {
+  block->fibers[block->current].open_work.push_back(std::move(work));
+}
+
+void CloseLater() {
+  Fiber& me = block->fibers[block->current];
+  me.work_groups.push_back(std::move(me.open_work));
+  me.open_work.clear();
+}
+
+void WaitLater(unsigned groups) {
+  Fiber& me = block->fibers[block->current];
+  for (; me.work_groups.size() > groups; me.work_groups.pop_front()) {
+    for (const auto& work : me.work_groups.front()) work();
   }
 }
 

@@ -49,6 +49,22 @@ void CopyMine(void* to, const void* from, size_t bytes);
 void CommitMine();
 void WaitMine(unsigned groups);
 
+// The calling thread's other work that runs behind it, in groups.
+void DoLater(std::function<void()> work);
+void CloseLater();
+void WaitLater(unsigned groups);
+
+// Makes every later call that reaches the device fail, as a hardware error does.
+void LoseDevice(int device);
+int DeviceError();  // a cudaError_t, of the calling thread's device
+
+// What the emulated driver puts into a CUtensorMap.
+struct TensorMap {
+  const void* data;
+  uint64_t rows, columns, row_bytes;
+  uint32_t box_rows, box_columns, element_bytes;
+};
+
 // A shared variable of block `rank` of the cluster, given this block's.
 const void* OfBlock(const void* variable, unsigned rank);
 

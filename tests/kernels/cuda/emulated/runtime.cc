@@ -1,13 +1,18 @@
-// The CUDA runtime's, the driver's and cuBLAS's functions that msadb calls, for one GPU that is this CPU: memory is
-// host memory, and everything is finished when a call returns. Linked before the real runtime.
+// The CUDA runtime's, the driver's and cuBLAS's functions that msadb calls, for two GPUs that are this
+// CPU: memory is host memory, and everything is finished when a call returns. Linked before the real
+// runtime.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
+#include <utility>
 
+#include "emulation.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/dtype.h"
 
@@ -16,14 +21,25 @@ namespace {
 // What the process may have as device memory, so that asking for too much fails.
 constexpr size_t kDeviceBytes = size_t{4} << 30;
 
+constexpr int kDevices = 2;
+constexpr int kMultiprocessors = 6;
+
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+std::atomic<bool> lost[kDevices];
 
 cudaError_t Remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
 }
 
+// What a call that reaches the device returns: after an error of the hardware, always that.
+cudaError_t Device() {
+  return lost[current_device] ? Remember(cudaErrorIllegalAddress) : cudaSuccess;
+}
+
 cudaError_t Allocate(void** memory, size_t bytes) {
+  if (lost[current_device]) return Device();
   if (bytes > kDeviceBytes) return Remember(cudaErrorMemoryAllocation);
   if (posix_memalign(memory, 256, bytes) != 0) return Remember(cudaErrorMemoryAllocation);
   // Fresh device memory is not zero.
@@ -31,58 +47,73 @@ cudaError_t Allocate(void** memory, size_t bytes) {
   return cudaSuccess;
 }
 
-// The driver's virtual memory: addresses without access until something is mapped there.
-constexpr size_t kGranuleBytes = size_t{2} << 20;
+// The driver's: tensor maps, and memory put behind reserved addresses.
+constexpr size_t kGranule = size_t{64} << 10;
 
-CUresult GetGranularity(size_t* bytes, const CUmemAllocationProp*,
-                        CUmemAllocationGranularity_flags) {
-  *bytes = kGranuleBytes;
+CUresult EncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
+                     const cuuint64_t* size, const cuuint64_t* strides, const cuuint32_t* box,
+                     const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
+                     CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  // What the driver refuses of what msadb may ask.
+  const uint32_t element_bytes = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
+  if ((element_bytes == 2 && type != CU_TENSOR_MAP_DATA_TYPE_FLOAT16) || rank != 2 ||
+      swizzle != CU_TENSOR_MAP_SWIZZLE_128B || reinterpret_cast<uintptr_t>(data) % 16 != 0 ||
+      strides[0] % 16 != 0 || box[0] * element_bytes > 128 || box[1] > 256 || size[0] == 0 ||
+      size[1] == 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  const msadb::emulated::TensorMap values = {data,   size[1], size[0],      strides[0],
+                                             box[1], box[0],  element_bytes};
+  static_assert(sizeof values <= sizeof *map);
+  std::memcpy(map, &values, sizeof values);
   return CUDA_SUCCESS;
 }
-CUresult ReserveAddresses(CUdeviceptr* address, size_t bytes, size_t, CUdeviceptr,
-                          unsigned long long) {
-  void* const range =
-      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  *address = reinterpret_cast<CUdeviceptr>(range);
-  return range == MAP_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+
+CUresult Granularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *bytes = kGranule;
+  return CUDA_SUCCESS;
 }
-CUresult FreeAddresses(CUdeviceptr address, size_t bytes) {
+CUresult AddressReserve(CUdeviceptr* address, size_t bytes, size_t, CUdeviceptr, cuuint64_t) {
+  void* const reserved =
+      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+  *address = reinterpret_cast<CUdeviceptr>(reserved);
+  return CUDA_SUCCESS;
+}
+CUresult AddressFree(CUdeviceptr address, size_t bytes) {
   munmap(reinterpret_cast<void*>(address), bytes);
   return CUDA_SUCCESS;
 }
-CUresult CreateMemory(CUmemGenericAllocationHandle* handle, size_t bytes,
-                      const CUmemAllocationProp*, unsigned long long) {
+CUresult Create(CUmemGenericAllocationHandle* handle, size_t bytes, const CUmemAllocationProp*,
+                unsigned long long) {
+  if (bytes > kDeviceBytes) return CUDA_ERROR_OUT_OF_MEMORY;
   *handle = 1;
-  return bytes > kDeviceBytes ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+  return CUDA_SUCCESS;
 }
-CUresult ReleaseMemory(CUmemGenericAllocationHandle) { return CUDA_SUCCESS; }
-CUresult MapMemory(CUdeviceptr address, size_t bytes, size_t, CUmemGenericAllocationHandle,
-                   unsigned long long) {
-  auto* const memory = reinterpret_cast<void*>(address);
+CUresult Release(CUmemGenericAllocationHandle) { return CUDA_SUCCESS; }
+CUresult Map(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+  return CUDA_SUCCESS;
+}
+CUresult SetAccess(CUdeviceptr address, size_t bytes, const CUmemAccessDesc*, size_t) {
+  void* const memory = reinterpret_cast<void*>(address);
   if (mprotect(memory, bytes, PROT_READ | PROT_WRITE) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
   std::memset(memory, 0xff, bytes);
   return CUDA_SUCCESS;
 }
-CUresult UnmapMemory(CUdeviceptr address, size_t bytes) {
-  auto* const memory = reinterpret_cast<void*>(address);
-  madvise(memory, bytes, MADV_DONTNEED);
-  mprotect(memory, bytes, PROT_NONE);
-  return CUDA_SUCCESS;
+CUresult Unmap(CUdeviceptr address, size_t bytes) {
+  return mprotect(reinterpret_cast<void*>(address), bytes, PROT_NONE) == 0 ? CUDA_SUCCESS
+                                                                           : CUDA_ERROR_UNKNOWN;
 }
-CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) { return CUDA_SUCCESS; }
 
-struct DriverFunction {
-  const char* name;
-  void* address;
-};
-const DriverFunction driver_functions[] = {
-    {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(&GetGranularity)},
-    {"cuMemAddressReserve", reinterpret_cast<void*>(&ReserveAddresses)},
-    {"cuMemAddressFree", reinterpret_cast<void*>(&FreeAddresses)},
-    {"cuMemCreate", reinterpret_cast<void*>(&CreateMemory)},
-    {"cuMemRelease", reinterpret_cast<void*>(&ReleaseMemory)},
-    {"cuMemMap", reinterpret_cast<void*>(&MapMemory)},
-    {"cuMemUnmap", reinterpret_cast<void*>(&UnmapMemory)},
+const std::pair<std::string_view, void*> kDriver[] = {
+    {"cuTensorMapEncodeTiled", reinterpret_cast<void*>(&EncodeTiled)},
+    {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(&Granularity)},
+    {"cuMemAddressReserve", reinterpret_cast<void*>(&AddressReserve)},
+    {"cuMemAddressFree", reinterpret_cast<void*>(&AddressFree)},
+    {"cuMemCreate", reinterpret_cast<void*>(&Create)},
+    {"cuMemRelease", reinterpret_cast<void*>(&Release)},
+    {"cuMemMap", reinterpret_cast<void*>(&Map)},
+    {"cuMemUnmap", reinterpret_cast<void*>(&Unmap)},
     {"cuMemSetAccess", reinterpret_cast<void*>(&SetAccess)},
 };
 
@@ -90,45 +121,43 @@ const DriverFunction driver_functions[] = {
 
 extern "C" {
 
-cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** address, unsigned,
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
                                              unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
-  for (const DriverFunction& function : driver_functions) {
-    if (std::strcmp(function.name, name) != 0) continue;
-    *address = function.address;
+  for (const auto& [known, address] : kDriver) {
+    if (known != name) continue;
+    *function = address;
     *result = cudaDriverEntryPointSuccess;
     return cudaSuccess;
   }
   *result = cudaDriverEntryPointSymbolNotFound;
-  return cudaSuccess;
+  return Remember(cudaErrorSymbolNotFound);
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = kDevices;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
-  return Remember(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+  if (device < 0 || device >= kDevices) return Remember(cudaErrorInvalidDevice);
+  current_device = device;
+  return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "GPU emulated on the CPU");
   properties->totalGlobalMem = kDeviceBytes;
-  properties->multiProcessorCount = 6;
+  properties->multiProcessorCount = kMultiprocessors;
   properties->major = 9;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   if (attribute != cudaDevAttrMultiProcessorCount) return Remember(cudaErrorInvalidValue);
-  *value = 6;
-  return cudaSuccess;
-}
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
-  *attributes = {};
+  *value = kMultiprocessors;
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
@@ -137,6 +166,7 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaSuccess: return "no error";
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     default: return "invalid argument";
   }
@@ -150,7 +180,7 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) { return Alloca
 cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
   *pool = nullptr;
-  return cudaSuccess;
+  return Device();
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t) { return cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
@@ -165,7 +195,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  return Device();
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t) {
@@ -173,25 +203,32 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   std::memset(to, value, bytes);
-  return cudaSuccess;
+  return Device();
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = nullptr;
-  return cudaSuccess;
+  return Device();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return Device(); }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return Device(); }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = nullptr;
-  return cudaSuccess;
+  return Device();
 }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return Device(); }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return Device(); }
 
 }  // extern "C"
+
+namespace msadb::emulated {
+
+void LoseDevice(int device) { lost[device] = true; }
+int DeviceError() { return Device(); }
+
+}  // namespace msadb::emulated
 
 namespace msadb::kernels::cuda {
 namespace {

@@ -3,6 +3,7 @@
 #ifndef MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 #define MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
 
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -142,6 +143,8 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchClusters(void (*kernel)(Parameters...), dim3 grid, unsigned cluster,
                            unsigned threads, size_t shared, cudaStream_t,
                            Arguments&&... arguments) {
+  const auto lost = static_cast<cudaError_t>(emulated::DeviceError());
+  if (lost != cudaSuccess) return lost;
   const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
   const bool taken = emulated::Run({grid.x, grid.y, grid.z}, cluster, threads, shared,
                                    [&] { std::apply(kernel, parameters); });
@@ -158,6 +161,11 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, s
 template <typename... Parameters>
 cudaError_t AllowShared(void (*)(Parameters...), size_t bytes) {
   return bytes <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+template <typename... Parameters>
+cudaError_t FindCode(void (*)(Parameters...)) {
+  return cudaSuccess;
 }
 
 // --- Memory ---
@@ -299,6 +307,94 @@ inline void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
       c[i] = std::fma(Bf16At(left, k % 2), Bf16At(right, k % 2), c[i]);
     }
   }
+}
+
+// --- Matrices in shared memory ---
+
+// Of an address with the 128-byte swizzle.
+inline uintptr_t Swizzled(uintptr_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+inline void CopyTile(void* to, const CUtensorMap* map, int column, int row, uint64_t* barrier) {
+  CheckAligned(to, 1024);
+  emulated::TensorMap m;
+  std::memcpy(&m, map, sizeof m);
+  const auto begin = reinterpret_cast<uintptr_t>(to);
+  const uint32_t row_bytes = m.box_columns * m.element_bytes;
+  const uint32_t piece_columns = 16 / m.element_bytes;
+  if (row_bytes != 128) std::abort();
+  for (unsigned r = 0; r < m.box_rows; ++r) {
+    for (unsigned piece = 0; piece < row_bytes / 16; ++piece) {
+      const uint64_t from_row = static_cast<uint64_t>(row) + r;
+      const uint64_t from_column = static_cast<uint64_t>(column) + piece * piece_columns;
+      void* const at = reinterpret_cast<void*>(Swizzled(begin + r * row_bytes + piece * 16));
+      const size_t inside =
+          from_row < m.rows && from_column < m.columns
+              ? std::min<uint64_t>(piece_columns, m.columns - from_column) * m.element_bytes
+              : 0;
+      const char* const from =
+          static_cast<const char*>(m.data) + from_row * m.row_bytes + from_column * m.element_bytes;
+      emulated::CopyLater(at, inside == 16 ? from : nullptr, 16, [=] {
+        if (inside > 0 && inside < 16) std::memcpy(at, from, inside);
+        BarrierState* const state = StateOf(barrier);
+        state->bytes -= 16;
+        EndPhase(state);
+      });
+    }
+  }
+}
+
+// The products of a thread, which happen when it waits for them.
+inline uint64_t TileDescriptor(const void* tile) { return reinterpret_cast<uintptr_t>(tile) >> 4; }
+
+inline float HalfAt(uint64_t tile, unsigned row, unsigned column) {
+  const uintptr_t address = Swizzled((tile << 4) + row * 128 + column * 2);
+  return __half2float(*reinterpret_cast<const __half*>(address));
+}
+
+inline void MultiplyTiles(float (&sums)[32], uint64_t a, uint64_t b, bool accumulate) {
+  float* const to = sums;
+  const unsigned lane = emulated::Lane(), warp = emulated::Thread().x / 32 % 4;
+  emulated::DoLater([=] {
+    for (unsigned j = 0; j < 8; ++j) {
+      for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = 16 * warp + lane / 4 + i / 2 * 8, column = 8 * j + 2 * (lane % 4) + i % 2;
+        float sum = accumulate ? to[4 * j + i] : 0.0f;
+        for (unsigned k = 0; k < 16; ++k) sum += HalfAt(a, row, k) * HalfAt(b, column, k);
+        to[4 * j + i] = sum;
+      }
+    }
+  });
+}
+
+inline void MultiplyTiles(float (&sums)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  float* const to = sums;
+  const uint32_t(*const from)[4] = &a;
+  const unsigned lane = emulated::Lane();
+  emulated::DoLater([=] {
+    const auto lanes = emulated::Gather(*from, 4);
+    float rows[2][16];
+    for (unsigned i = 0; i < 2; ++i) {
+      for (unsigned k = 0; k < 16; ++k) {
+        const uint32_t pair = lanes[lane / 4 * 4 + k % 8 / 2][i + k / 8 * 2];
+        const uint32_t bits = k % 2 == 0 ? pair & 0xffff : pair >> 16;
+        rows[i][k] = __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+      }
+    }
+    for (unsigned i = 0; i < 32; ++i) {
+      const unsigned column = i / 4 * 8 + 2 * (lane % 4) + i % 2;
+      float sum = accumulate ? to[i] : 0.0f;
+      for (unsigned k = 0; k < 16; ++k) sum += rows[i / 2 % 2][k] * HalfAt(b, column, k);
+      to[i] = sum;
+    }
+  });
+}
+
+inline void MultiplyBegin(float (&)[32]) {}
+inline void MultiplyCommit(float (&)[32]) { emulated::CloseLater(); }
+template <int kGroups>
+void MultiplyWait(float (&)[32]) {
+  emulated::WaitLater(kGroups);
+  emulated::SyncWarp();
 }
 
 // --- Clusters ---
