@@ -35,13 +35,13 @@ struct DeviceWorkspace {
 
   const int device;
   cudaStream_t stream = nullptr;
-  PinnedScratch upload;  // queries, masks, addresses of the segments
+  PinnedScratch upload;  // queries, table of segments, counters, masks
   DeviceScratch uploaded;
   DeviceScratch packed;      // float16 queries
   DeviceScratch scores;      // one float a chunk
   DeviceScratch candidates;  // of the kernel's top-k
-  DeviceScratch rows;        // RouteRow, after a count
-  PinnedScratch top;         // RoutedOrdinal of every segment
+  DeviceScratch top;         // RoutedOrdinal
+  DeviceScratch rows;        // RouteRow
   PinnedScratch results;     // RouteRow with scores, after a count
 };
 

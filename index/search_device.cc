@@ -1,14 +1,15 @@
 // Both engines on GPUs. As on the CPU (search.h), a first step finds every document that can be in
 // the answer from approximate scores with an error bound, a second scores those exactly.
 //
-// First step: the queries, scaled by a power of two and rounded to float16, against the float16
-// keys on the tensor cores. kFused reduces to documents at once and takes all chunks within the
-// bound of the k-th best document; kFaiss enlarges its lists until no unseen row can matter. Second
-// step: kernels/route_topk_exact.h, in float64 with the float32 queries as they came. Only rows of
-// the answer, a few dozen, leave the GPU; ranking them is the host's.
+// First step: the queries, scaled by a power of two and rounded to float16, against the keys on the
+// tensor cores. kFused reduces to documents at once and takes all chunks within the bound of the
+// k-th best document; kFaiss enlarges its lists until no unseen row can matter. Second step:
+// kernels/route_topk_exact.h, in float64 with the float32 queries as they came. Only rows of the
+// answer, a few dozen, leave the GPU; ranking them is the host's.
 //
-// Every GPU does this for its own segments at the same time; the k-th best score is taken over all
-// of them between the two steps, and the final rows are merged.
+// Every GPU does this for its own segments at the same time, and the final rows are merged. kFused
+// takes the k best documents of each GPU, so that both steps are enqueued at once; only for more
+// documents than the kernel selects does the host look at the scores between the two.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -29,11 +30,11 @@ namespace {
 
 using kernels::RoutedOrdinal;
 using kernels::RouteRow;
+using kernels::RouteSegment;
 
 constexpr size_t kDimMax = 1024;
 constexpr uint32_t kRowsFirst = 4096;  // rows of the second step that there is room for at first
-constexpr size_t kHeader = 256;        // bytes before the rows, for their count
-constexpr size_t kNoMask = SIZE_MAX;
+constexpr size_t kHeader = 256;        // bytes before the results, for their count
 
 size_t Aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -43,7 +44,8 @@ size_t Aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 //   the products (exact) are summed in float32 by the tensor cores, in groups of 16 aligned to the
 //   largest and cut off rather than rounded: at most 2^-23 of the largest partial sum, which is at
 //   most |q||k|, for each of 17 terms a group, here rounded up to 2 for each dimension;
-//   the rounding of the exact score to float32.
+//   the rounding of the exact score to float32; for int8 keys those of the product with the scale
+//   and of the key's values to float32: 2^-24 of the score or of each value, in the 40 below.
 double ApproximationErrorMax(size_t dim, double query_norm, double key_norm) {
   const double rounding = query_norm * 0x1p-11 + std::sqrt(static_cast<double>(dim)) * 0x1p-25;
   const double sums = (2.0 * static_cast<double>(dim) + 40) * 0x1p-23 * (query_norm * 1.001);
@@ -56,8 +58,6 @@ class ShardSearch {
   struct Part {
     uint32_t segment = 0;  // of the version
     const SegmentView* view = nullptr;
-    size_t mask = kNoMask;  // offset in the upload
-    size_t first_score = 0;
   };
 
   ShardSearch(const SearchRequest& request, uint32_t shard, float scale)
@@ -97,70 +97,58 @@ class ShardSearch {
     CheckCuda(cudaStreamSynchronize(workspace_->stream), "searching the index");
   }
 
-  // Enqueues the scores of all chunks and, for k that the kernel can select, the best documents of
-  // every segment.
+  // Enqueues the scores of all chunks and, for k that the kernel can select, the best k documents.
   void Score(size_t k) {
     if (parts_.empty()) return;
     const DeviceScope scope(device_);
-    top_k_ = static_cast<int>(std::min<size_t>(k, kernels::kRouteTopKMax));
-    selects_ = k <= kernels::kRouteTopKMax;
-    n_scores_ = 0;
-    for (Part& part : parts_) {
-      part.first_score = n_scores_;
-      n_scores_ += (part.view->n_rows + 31) / 32 * 32;
-    }
+    const bool selects = k <= kernels::kRouteTopKMax;
     DeviceWorkspace& w = *workspace_;
     w.scores.Reserve(n_scores_ * sizeof(float));
-    w.candidates.Reserve(kernels::RouteCandidateBytes(1, top_k_));
-    w.top.Reserve(parts_.size() * top_k_ * sizeof(RoutedOrdinal));
-    for (size_t i = 0; i < parts_.size(); ++i) {
-      const Part& part = parts_[i];
-      kernels::RouteParams p;
-      p.keys = part.view->segment->device_rows()->keys(request_.layer);
-      p.n_chunks = part.view->n_rows;
-      p.dim = static_cast<int>(padded_dim_);
-      p.document_begin = part.view->segment->device_rows()->row_begin();
-      p.n_documents = part.view->n_documents;
-      p.allowed = Mask(part);
-      p.top_k = top_k_;
-      p.chunk_scores = w.scores.as<float>() + part.first_score;
+    kernels::RouteParams p;
+    p.key_type = kKeyType;
+    p.segments = segments_.data();
+    p.device_segments = Uploaded<RouteSegment>(segments_at_);
+    p.n_segments = segments_.size();
+    p.dim = static_cast<int>(padded_dim_);
+    p.columns.n_questions = 1;
+    p.top_k = selects ? static_cast<int>(k) : 1;
+    p.chunk_scores = w.scores.as<float>();
+    p.n_scores = n_scores_;
+    p.counters = Uploaded<uint32_t>(counters_at_);
+    if (selects) {
+      w.candidates.Reserve(kernels::RouteCandidateBytes(1, p.top_k));
+      w.top.Reserve(k * sizeof(RoutedOrdinal));
       p.candidates = w.candidates.as<void>();
-      p.results = w.top.as<RoutedOrdinal>() + i * top_k_;
-      p.columns.n_questions = 1;
-      for (size_t token = 0; token < request_.n_tokens; token += kernels::kRouteColumns) {
-        const size_t tokens = std::min<size_t>(kernels::kRouteColumns, request_.n_tokens - token);
-        for (size_t block = 0; block < kernels::kRouteColumns / 8; ++block) {
-          p.columns.block_question[block] = block * 8 < tokens ? 0 : -1;
-        }
-        p.queries = w.packed.as<uint16_t>() + token * padded_dim_;
-        p.accumulate = token > 0;
-        p.more_columns = !selects_ || token + tokens < request_.n_tokens;
-        CheckCuda(kernels::RouteTopKCuda(p, w.stream), "scoring routing keys");
+      p.results = w.top.as<RoutedOrdinal>();
+    }
+    for (size_t token = 0; token < request_.n_tokens; token += kernels::kRouteColumns) {
+      const size_t tokens = std::min<size_t>(kernels::kRouteColumns, request_.n_tokens - token);
+      for (size_t block = 0; block < kernels::kRouteColumns / 8; ++block) {
+        p.columns.block_question[block] = block * 8 < tokens ? 0 : -1;
       }
+      p.queries = w.packed.as<uint16_t>() + token * PackedDim();
+      p.accumulate = token > 0;
+      p.more_columns = !selects || token + tokens < request_.n_tokens;
+      CheckCuda(kernels::RouteTopKCuda(p, w.stream), "scoring routing keys");
     }
   }
 
-  // After Score and Wait: appends approximate document scores that include the k best of this GPU.
-  void AppendTopScores(std::vector<float>* out) {
+  // After Score: waits, and appends approximate scores of all admissible documents.
+  void AppendScores(std::vector<float>* out) {
     if (parts_.empty()) return;
-    if (selects_) {
-      const auto* top = workspace_->top.as<RoutedOrdinal>();
-      for (size_t i = 0; i < parts_.size() * top_k_; ++i) {
-        if (top[i].document != UINT32_MAX) out->push_back(top[i].score);
-      }
-      return;
-    }
     const DeviceScope scope(device_);
     std::vector<float> scores(n_scores_);
-    CheckCuda(cudaMemcpy(scores.data(), workspace_->scores.as<float>(), n_scores_ * sizeof(float),
-                         cudaMemcpyDeviceToHost),
+    CheckCuda(cudaMemcpyAsync(scores.data(), workspace_->scores.as<float>(),
+                              n_scores_ * sizeof(float), cudaMemcpyDeviceToHost,
+                              workspace_->stream),
               "reading scores");
-    for (const Part& part : parts_) {
-      const SegmentView& view = *part.view;
-      const float* of = scores.data() + part.first_score;
-      for (uint32_t i = 0; i < view.n_documents; ++i) {
-        if (!IsAdmissible(part, i)) continue;
-        out->push_back(*std::max_element(of + view.row_begin(i), of + view.row_begin(i + 1)));
+    Wait();
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const SegmentView& view = *parts_[i].view;
+      const float* of = scores.data() + segments_[i].first_score;
+      for (uint32_t d = 0; d < view.n_documents; ++d) {
+        if (!IsAdmissible(parts_[i], d)) continue;
+        out->push_back(*std::max_element(of + view.row_begin(d), of + view.row_begin(d + 1)));
       }
     }
   }
@@ -168,21 +156,17 @@ class ShardSearch {
   // Enqueues the exact scores of every admissible chunk that scored at least `threshold`.
   void Collect(float threshold) {
     if (parts_.empty()) return;
-    const DeviceScope scope(device_);
-    threshold_ = threshold;
-    DeviceWorkspace& w = *workspace_;
-    ReserveRows(std::max(capacity_, kRowsFirst));
-    CheckCuda(cudaMemsetAsync(w.rows.as<char>(), 0, kHeader, w.stream), "cudaMemsetAsync");
-    for (size_t i = 0; i < parts_.size(); ++i) {
-      const Part& part = parts_[i];
-      CheckCuda(kernels::CollectRowsCuda(w.scores.as<float>() + part.first_score,
-                                         part.view->segment->device_rows()->row_begin(),
-                                         part.view->n_documents, Mask(part), threshold,
-                                         static_cast<uint32_t>(i), Rows(), capacity_,
-                                         w.rows.as<uint32_t>(), w.stream),
-                "collecting rows");
-    }
-    Rescore();
+    collect_.margin = threshold;
+    collect_.kth = nullptr;
+    Collect();
+  }
+  // The same of chunks that scored at most `distance` less than the k-th best document of this GPU,
+  // or of all when there are fewer documents. After Score(k), k <= kRouteTopKMax.
+  void CollectBelowBest(size_t k, double distance) {
+    if (parts_.empty()) return;
+    collect_.margin = -distance;
+    collect_.kth = workspace_->top.as<RoutedOrdinal>() + (k - 1);
+    Collect();
   }
 
   // Enqueues the exact scores of `rows`, whose segment counts parts().
@@ -192,10 +176,10 @@ class ShardSearch {
     DeviceWorkspace& w = *workspace_;
     const auto n = static_cast<uint32_t>(rows.size());
     ReserveRows(std::max(n, kRowsFirst));
-    CheckCuda(cudaMemcpyAsync(w.rows.as<char>(), &n, sizeof n, cudaMemcpyHostToDevice, w.stream),
+    CheckCuda(cudaMemcpyAsync(Count(), &n, sizeof n, cudaMemcpyHostToDevice, w.stream),
               "sending rows");
-    CheckCuda(cudaMemcpyAsync(Rows(), rows.data(), n * sizeof(RouteRow), cudaMemcpyHostToDevice,
-                              w.stream),
+    CheckCuda(cudaMemcpyAsync(w.rows.as<char>(), rows.data(), n * sizeof(RouteRow),
+                              cudaMemcpyHostToDevice, w.stream),
               "sending rows");
     Rescore();
   }
@@ -207,7 +191,10 @@ class ShardSearch {
     uint32_t n = *workspace_->results.as<uint32_t>();
     if (n > capacity_) {  // more rows than there was room for: again, with room
       capacity_ = n;
-      Collect(threshold_);
+      const DeviceScope scope(device_);
+      CheckCuda(cudaMemsetAsync(Count(), 0, sizeof(uint32_t), workspace_->stream),
+                "cudaMemsetAsync");
+      Collect();
       Wait();
       n = *workspace_->results.as<uint32_t>();
     }
@@ -223,87 +210,136 @@ class ShardSearch {
   }
 
  private:
-  // Queries, addresses of the segments and masks go up in one copy.
+  // Queries, the table of segments, zeros and masks go up in one copy.
   void Upload(float scale) {
     DeviceWorkspace& w = *workspace_;
-    const size_t query_bytes = request_.n_tokens * dim_ * sizeof(float);
-    const size_t keys_at = Aligned(query_bytes);
-    size_t bytes = Aligned(keys_at + parts_.size() * sizeof(void*));
-    for (Part& part : parts_) {
-      if (request_.selection == nullptr && part.view->dead_documents == 0) continue;
-      part.mask = bytes;
-      bytes += Aligned((size_t{part.view->n_documents} + 63) / 64 * sizeof(uint64_t));
+    segments_at_ = Aligned(request_.n_tokens * padded_dim_ * sizeof(float));
+    counters_at_ = Aligned(segments_at_ + parts_.size() * sizeof(RouteSegment));
+    count_at_ = counters_at_ + kernels::kRouteCounters * sizeof(uint32_t);
+    size_t bytes = Aligned(count_at_ + sizeof(uint32_t));
+    const size_t masks_at = bytes;
+    for (const Part& part : parts_) {
+      if (IsMasked(part)) bytes += MaskBytes(part);
     }
     w.upload.Reserve(bytes);
     w.uploaded.Reserve(bytes);
     char* host = w.upload.as<char>();
-    std::memcpy(host, request_.queries, query_bytes);
-    for (size_t i = 0; i < parts_.size(); ++i) {
-      const Part& part = parts_[i];
-      const void* keys = part.view->segment->device_rows()->keys(request_.layer);
-      std::memcpy(host + keys_at + i * sizeof keys, &keys, sizeof keys);
-      if (part.mask == kNoMask) continue;
-      const size_t words = (size_t{part.view->n_documents} + 63) / 64;
-      auto* mask = reinterpret_cast<uint64_t*>(host + part.mask);
-      if (request_.selection != nullptr) {
-        std::copy_n(request_.selection->allowed[part.segment].begin(), words, mask);
-        continue;
-      }
-      const Bits& dead = *part.view->dead;
-      for (size_t i_word = 0; i_word < words; ++i_word) {
-        mask[i_word] = i_word < dead.size() ? ~dead[i_word] : ~uint64_t{0};
-      }
+    for (size_t t = 0; t < request_.n_tokens; ++t) {
+      auto* row = reinterpret_cast<float*>(host) + t * padded_dim_;
+      std::copy_n(request_.queries + t * dim_, dim_, row);
+      std::fill_n(row + dim_, padded_dim_ - dim_, 0.0f);
     }
-    keys_at_ = keys_at;
+    std::memset(host + counters_at_, 0, masks_at - counters_at_);
+    size_t mask_at = masks_at;
+    size_t n_documents = 0;
+    for (const Part& part : parts_) {
+      const DeviceRows& rows = *part.view->segment->device_rows();
+      RouteSegment segment;
+      segment.keys = rows.keys(request_.layer);
+      segment.n_chunks = part.view->n_rows;
+      segment.document_begin = rows.row_begin();
+      segment.n_documents = part.view->n_documents;
+      segment.first_score = n_scores_;
+      segment.first_document = n_documents;
+      if (IsMasked(part)) {
+        FillMask(part, reinterpret_cast<uint64_t*>(host + mask_at));
+        segment.allowed = Uploaded<uint32_t>(mask_at);
+        mask_at += MaskBytes(part);
+      }
+      segments_.push_back(segment);
+      n_scores_ += (segment.n_chunks + 31) / 32 * 32;
+      n_documents += segment.n_documents;
+    }
+    std::copy(segments_.begin(), segments_.end(),
+              reinterpret_cast<RouteSegment*>(host + segments_at_));
     CheckCuda(cudaMemcpyAsync(w.uploaded.as<char>(), host, bytes, cudaMemcpyHostToDevice, w.stream),
               "sending queries");
     const size_t n_packed = (request_.n_tokens + kernels::kRouteColumns - 1) /
                             kernels::kRouteColumns * kernels::kRouteColumns;
-    w.packed.Reserve(n_packed * padded_dim_ * sizeof(uint16_t));
-    CheckCuda(kernels::PackRouteQueriesCuda(w.uploaded.as<float>(), request_.n_tokens,
-                                            static_cast<int>(dim_), scale, w.packed.as<void>(),
-                                            n_packed, static_cast<int>(padded_dim_), w.stream),
+    w.packed.Reserve(n_packed * PackedDim() * sizeof(uint16_t));
+    CheckCuda(kernels::PackRouteQueriesCuda(kKeyType, Uploaded<float>(0), request_.n_tokens,
+                                            static_cast<int>(padded_dim_), scale,
+                                            w.packed.as<void>(), n_packed, w.stream),
               "rounding queries");
   }
 
-  const uint32_t* Mask(const Part& part) const {
-    if (part.mask == kNoMask) return nullptr;
-    return reinterpret_cast<const uint32_t*>(workspace_->uploaded.as<char>() + part.mask);
+  bool IsMasked(const Part& part) const {
+    return request_.selection != nullptr || part.view->dead_documents > 0;
+  }
+  static size_t MaskWords(const Part& part) { return (size_t{part.view->n_documents} + 63) / 64; }
+  static size_t MaskBytes(const Part& part) { return Aligned(MaskWords(part) * sizeof(uint64_t)); }
+  void FillMask(const Part& part, uint64_t* mask) const {
+    if (request_.selection != nullptr) {
+      std::copy_n(request_.selection->allowed[part.segment].begin(), MaskWords(part), mask);
+      return;
+    }
+    const Bits& dead = *part.view->dead;
+    for (size_t i = 0; i < MaskWords(part); ++i) {
+      mask[i] = i < dead.size() ? ~dead[i] : ~uint64_t{0};
+    }
   }
 
-  RouteRow* Rows() const {
-    return reinterpret_cast<RouteRow*>(workspace_->rows.as<char>() + kHeader);
+  template <typename T>
+  T* Uploaded(size_t offset) const {
+    return reinterpret_cast<T*>(workspace_->uploaded.as<char>() + offset);
+  }
+  uint32_t* Count() const { return Uploaded<uint32_t>(count_at_); }
+  size_t PackedDim() const {
+    return static_cast<size_t>(kernels::RoutePackedDim(kKeyType, static_cast<int>(padded_dim_)));
   }
 
   void ReserveRows(uint32_t capacity) {
     capacity_ = capacity;
-    workspace_->rows.Reserve(kHeader + capacity * sizeof(RouteRow));
+    workspace_->rows.Reserve(capacity * sizeof(RouteRow));
     workspace_->results.Reserve(kHeader + capacity * sizeof(RouteRow));
+  }
+
+  // *Count() is 0.
+  void Collect() {
+    const DeviceScope scope(device_);
+    ReserveRows(std::max(capacity_, kRowsFirst));
+    collect_.segments = Uploaded<RouteSegment>(segments_at_);
+    collect_.n_segments = segments_.size();
+    collect_.n_documents = segments_.back().first_document + segments_.back().n_documents;
+    collect_.chunk_scores = workspace_->scores.as<float>();
+    collect_.rows = workspace_->rows.as<RouteRow>();
+    collect_.capacity = capacity_;
+    collect_.count = Count();
+    CheckCuda(kernels::CollectRowsCuda(collect_, workspace_->stream), "collecting rows");
+    Rescore();
   }
 
   void Rescore() {
     DeviceWorkspace& w = *workspace_;
     auto* results = w.results.as<char>();
-    CheckCuda(kernels::RescoreRowsCuda(
-                  Rows(), w.rows.as<uint32_t>(), capacity_,
-                  reinterpret_cast<const void* const*>(w.uploaded.as<char>() + keys_at_),
-                  w.uploaded.as<float>(), request_.n_tokens, static_cast<int>(dim_),
-                  static_cast<int>(padded_dim_), reinterpret_cast<RouteRow*>(results + kHeader),
-                  reinterpret_cast<uint32_t*>(results), w.stream),
-              "scoring rows exactly");
+    kernels::RescoreParams p;
+    p.key_type = kKeyType;
+    p.segments = Uploaded<RouteSegment>(segments_at_);
+    p.dim = static_cast<int>(padded_dim_);
+    p.queries = Uploaded<float>(0);
+    p.n_tokens = request_.n_tokens;
+    p.rows = w.rows.as<RouteRow>();
+    p.count = Count();
+    p.capacity = capacity_;
+    p.results = reinterpret_cast<RouteRow*>(results + kHeader);
+    p.result_count = reinterpret_cast<uint32_t*>(results);
+    CheckCuda(kernels::RescoreRowsCuda(p, w.stream), "scoring rows exactly");
   }
 
+  static constexpr auto kKeyType = kernels::RouteKeyType::kFloat16;
   const SearchRequest& request_;
   int device_;
   size_t dim_;
   size_t padded_dim_;
   std::vector<Part> parts_;
+  std::vector<RouteSegment> segments_;  // of parts_
   std::unique_ptr<DeviceWorkspace> workspace_;  // null without parts
-  size_t keys_at_ = 0;
-  int top_k_ = 0;
-  bool selects_ = false;
+  // Offsets in what was uploaded; the queries are at 0.
+  size_t segments_at_ = 0;
+  size_t counters_at_ = 0;
+  size_t count_at_ = 0;  // of rows
   size_t n_scores_ = 0;
-  float threshold_ = 0;
+  kernels::CollectParams collect_;
   uint32_t capacity_ = 0;
 };
 
@@ -342,20 +378,21 @@ std::vector<RoutedDocument> Rank(const SearchRequest& request, std::vector<Route
 std::vector<RoutedDocument> RankFused(const SearchRequest& request, double error_max,
                                       std::vector<ShardSearch>& shards) {
   for (ShardSearch& shard : shards) shard.Score(request.k);
-  std::vector<float> scores;
-  for (ShardSearch& shard : shards) {
-    shard.Wait();
-    shard.AppendTopScores(&scores);
+  if (request.k <= kernels::kRouteTopKMax) {
+    for (ShardSearch& shard : shards) shard.CollectBelowBest(request.k, 2 * error_max);
+  } else {
+    std::vector<float> scores;
+    for (ShardSearch& shard : shards) shard.AppendScores(&scores);
+    float threshold = -std::numeric_limits<float>::infinity();
+    if (scores.size() >= request.k) {
+      std::nth_element(scores.begin(), scores.begin() + (request.k - 1), scores.end(),
+                       std::greater<>());
+      // Rounded down.
+      threshold =
+          std::nextafter(static_cast<float>(scores[request.k - 1] - 2 * error_max), threshold);
+    }
+    for (ShardSearch& shard : shards) shard.Collect(threshold);
   }
-  float threshold = -std::numeric_limits<float>::infinity();
-  if (scores.size() >= request.k) {
-    std::nth_element(scores.begin(), scores.begin() + (request.k - 1), scores.end(),
-                     std::greater<>());
-    // Rounded down.
-    threshold =
-        std::nextafter(static_cast<float>(scores[request.k - 1] - 2 * error_max), threshold);
-  }
-  for (ShardSearch& shard : shards) shard.Collect(threshold);
   std::vector<RouteRow> rows;
   for (ShardSearch& shard : shards) shard.AppendRows(&rows);
   return Rank(request, std::move(rows));

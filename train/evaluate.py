@@ -336,15 +336,22 @@ def held_out(seed: int, n: int, natural: list[dict]) -> tuple[list[str], dict[st
     return documents, {k: v for k, v in kinds.items() if v}
 
 
-def distractors(seed: int, natural: list[dict]):
-    """Documents to grow a memory with, without end: natural text, then strangers' lives."""
+def distractors(seed: int, natural: list[dict], names: set[str]):
+    """Documents to grow a memory with, without end: natural text, then strangers' lives. None of them names
+    anything of `names`: a question about Anna Berg would have two right answers with a second Anna Berg."""
     yield from (i["text"] for i in natural)
+    # Things, events and services are the user's own; a stranger's must not contradict them.
+    taken = re.compile("|".join([r"\b(?:my|My|the user|The user|their|I)\b", *(rf"\b{re.escape(n)}\b" for n in sorted(names))]))
     while True:
         seed += 1
-        # Things, events and services are the user's own; a stranger's must not contradict them.
-        for text in World(random.Random(seed), 300, evaluation=True).documents:
-            if not re.search(r"\b(?:my|My|the user|The user|their|I)\b", text):
-                yield text
+        yield from (text for text in World(random.Random(seed), 300, evaluation=True).documents if not taken.search(text))
+
+
+def names_asked(seed: int, texts: list[str], kinds: dict[str, list[Question]]) -> set[str]:
+    """Who and what the questions of held_out's world and their documents name."""
+    world = World(random.Random(seed), 60, evaluation=True)
+    questions = [q for kind in ("single", "two-hop", "three-hop", "unanswerable") for q in kinds.get(kind, ())]
+    return world.names_in([q.text for q in questions] + [texts[d] for q in questions for hop in q.hops for d in hop])
 
 
 def recall(ranked: list[list[int]], questions: list[Question], k: int) -> float:
@@ -368,7 +375,7 @@ def grown_world(seed: int, count: int, size: int, natural: list[dict], templates
     kinds = {kind: questions for kind, questions in kinds.items() if questions}
     used = set(texts)
     budget = size - ends[kept - 1]
-    for text in distractors(seed, natural):
+    for text in distractors(seed, natural, names_asked(seed, texts, kinds)):
         if budget <= 0:
             break
         if text not in used:

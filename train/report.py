@@ -5,7 +5,7 @@
 Reads alone.json, settings.json, curve.json, sets.json, needles.json, ablation.json, prose.json, minilm.json and log.jsonl in
 --raw, as far as they are there, and notes.md, which is put in front. Writes default-model.md, training.svg and
 memory-size.svg; the pictures are plain SVG. `--trim FOLDER` first copies the files of FOLDER to --raw, with only
-the first few answers of each kind; alone.json comes from curve.json and shared.json (train/shared_names.py) then.
+the first few answers of each kind; alone.json comes from curve.json and shared.json then.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def training_picture(log: list[dict]) -> str:
 
 
 def alone_rows(shared: dict, curve: list[dict]) -> list[dict]:
-    """Exact answers to the questions of each size of shared_names.py, at every size of the curve."""
+    """Exact answers to the questions whose names strangers do not share, of each size, at every size of the curve.
+    Only runs whose strangers could share names (before names_asked of evaluate.py) have a shared.json."""
     words = lambda text: re.sub(r"[^\w\s$:.-]", " ", text.lower()).replace(". ", " ").rstrip(" .").split()
     rows = []
     for up_to, kinds in shared.items():

@@ -225,8 +225,8 @@ int Run(const Settings& s) {
         Check(cudaMemcpy(device_queries, queries.data(), queries.size() * sizeof(float),
                          cudaMemcpyHostToDevice));
         Check(static_cast<cudaError_t>(
-            kernels::PackRouteQueriesCuda(device_queries, n_tokens, static_cast<int>(s.dim), 1.0f,
-                                          packed, n_tokens, static_cast<int>(s.dim), nullptr)));
+            kernels::PackRouteQueriesCuda(kernels::RouteKeyType::kFloat16, device_queries, n_tokens,
+                                          static_cast<int>(s.dim), 1.0f, packed, n_tokens, nullptr)));
         Check(cudaDeviceSynchronize());
         std::vector<float> scores(n_tokens * kTopK);
         std::vector<int64_t> rows(n_tokens * kTopK);

@@ -1,8 +1,10 @@
-// Checks the fused routing kernel against plain loops on random inputs, then times one layer of a
-// 100M-token memory beside its floor: reading the keys once, measured by a read-only kernel and by a
-// device-to-device copy in the same run.
+// Checks the routing kernels against plain loops on random inputs, then times one layer of a
+// 100M-token memory beside its floor: reading the keys once, measured by a read-only kernel and by
+// a device-to-device copy in the same run.
 //
-//   route_topk_bench [--tiny]
+//   route_topk_bench [--tiny | --sanitize]
+//
+// --tiny times a small memory; --sanitize only checks, a few small shapes, for compute-sanitizer.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -15,20 +17,20 @@
 #include <string>
 #include <vector>
 
-#include "kernels/route_topk.h"
+#include "kernels/route_topk_exact.h"
+#include "tests/kernels/cuda/route_check.h"
 
-using msadb::kernels::RouteColumns;
-using msadb::kernels::RoutedOrdinal;
-using msadb::kernels::RouteParams;
+namespace {
 
-#define CHECK_CUDA(call)                                                              \
-  do {                                                                                \
-    const cudaError_t check_error = static_cast<cudaError_t>(call);                   \
-    if (check_error != cudaSuccess) {                                                 \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__,                         \
-                   cudaGetErrorString(check_error));                                  \
-      std::exit(1);                                                                   \
-    }                                                                                 \
+using namespace msadb::kernels;
+
+#define CHECK_CUDA(call)                                                                        \
+  do {                                                                                          \
+    const cudaError_t check_error = static_cast<cudaError_t>(call);                             \
+    if (check_error != cudaSuccess) {                                                           \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(check_error)); \
+      std::exit(1);                                                                             \
+    }                                                                                           \
   } while (0)
 
 template <typename T>
@@ -52,6 +54,16 @@ __global__ void FillRandom(__half* out, size_t n, uint32_t seed, float scale) {
   }
 }
 
+__global__ void FillBytes(uint32_t* out, size_t n) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < n;
+       i += size_t{gridDim.x} * blockDim.x) {
+    uint64_t x = (i + 1) * 0x9E3779B97F4A7C15ull;
+    x ^= x >> 29;
+    x *= 0xD6E8FEB86659FD93ull;
+    out[i] = static_cast<uint32_t>(x >> 32);
+  }
+}
+
 __global__ void ReadOnce(const uint4* in, size_t n, uint32_t* sink) {
   uint32_t sum = 0;
   const size_t step = size_t{gridDim.x} * blockDim.x;
@@ -65,116 +77,6 @@ __global__ void ReadOnce(const uint4* in, size_t n, uint32_t* sink) {
   }
   for (; i < n; i += step) sum ^= in[i].x;
   if (sum == 0x12345678) *sink = sum;
-}
-
-// The columns of `tokens[q]` tokens for each question, each padded by its last token.
-RouteColumns Layout(const std::vector<int>& tokens, std::vector<int>* column_token) {
-  RouteColumns columns;
-  columns.n_questions = static_cast<int>(tokens.size());
-  std::fill_n(columns.block_question, 8, -1);
-  int block = 0;
-  column_token->assign(64, -1);
-  int first = 0;
-  for (size_t q = 0; q < tokens.size(); ++q) {
-    const int blocks = (tokens[q] + 7) / 8;
-    for (int i = 0; i < blocks * 8; ++i) {
-      (*column_token)[block * 8 + i] = first + std::min(i, tokens[q] - 1);
-    }
-    for (int b = 0; b < blocks; ++b) columns.block_question[block++] = static_cast<int>(q);
-    first += tokens[q];
-  }
-  return columns;
-}
-
-bool CheckShape(size_t n_documents, int chunks_max, int dim, std::vector<int> tokens, int k,
-                bool filtered, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<uint32_t> begin = {0};
-  for (size_t d = 0; d < n_documents; ++d) begin.push_back(begin.back() + 1 + random() % chunks_max);
-  const size_t n_chunks = begin.back();
-  std::normal_distribution<float> normal;
-  std::vector<__half> keys(n_chunks * dim);
-  for (auto& x : keys) x = __float2half(normal(random) / std::sqrt(static_cast<float>(dim)));
-  std::vector<int> column_token;
-  RouteParams p;
-  p.columns = Layout(tokens, &column_token);
-  int n_tokens = 0;
-  for (int t : tokens) n_tokens += t;
-  std::vector<__half> token_queries(static_cast<size_t>(n_tokens) * dim);
-  for (auto& x : token_queries) x = __float2half(normal(random));
-  std::vector<__half> queries(static_cast<size_t>(64) * dim, __float2half(0.f));
-  for (int c = 0; c < 64; ++c) {
-    if (column_token[c] < 0) continue;
-    std::copy_n(&token_queries[static_cast<size_t>(column_token[c]) * dim], dim,
-                &queries[static_cast<size_t>(c) * dim]);
-  }
-  std::vector<uint32_t> allowed((n_documents + 31) / 32);
-  for (auto& word : allowed) word = random();
-
-  p.n_chunks = n_chunks;
-  p.dim = dim;
-  p.n_documents = n_documents;
-  p.top_k = k;
-  const int n_questions = p.columns.n_questions;
-
-  std::vector<float> host_scores(n_questions * n_chunks);
-  std::vector<RoutedOrdinal> expected(n_questions * k);
-  p.keys = keys.data();
-  p.queries = queries.data();
-  p.document_begin = begin.data();
-  p.allowed = filtered ? allowed.data() : nullptr;
-  p.chunk_scores = host_scores.data();
-  p.results = expected.data();
-  RouteTopKReference(p);
-
-  std::vector<RoutedOrdinal> found(n_questions * k, RoutedOrdinal{NAN, 7});
-  p.keys = DeviceCopy(keys);
-  p.queries = DeviceCopy(queries);
-  p.document_begin = DeviceCopy(begin);
-  p.allowed = filtered ? DeviceCopy(allowed) : nullptr;
-  std::vector<float> poison(n_questions * n_chunks, NAN);
-  p.chunk_scores = DeviceCopy(poison);
-  std::vector<char> candidate_bytes(msadb::kernels::RouteCandidateBytes(n_questions, k));
-  p.candidates = DeviceCopy(candidate_bytes);
-  p.results = DeviceCopy(found);
-  CHECK_CUDA(RouteTopKCuda(p, nullptr));
-  CHECK_CUDA(cudaDeviceSynchronize());
-  std::vector<float> scores(host_scores.size());
-  CHECK_CUDA(cudaMemcpy(scores.data(), p.chunk_scores, scores.size() * 4, cudaMemcpyDeviceToHost));
-  CHECK_CUDA(cudaMemcpy(found.data(), p.results, found.size() * sizeof(RoutedOrdinal),
-                        cudaMemcpyDeviceToHost));
-  double worst = 0;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const double error = std::abs(scores[i] - host_scores[i]);
-    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-  }
-  // Rounding of float32 sums of `dim` products of magnitude about 1/sqrt(dim).
-  const double tolerance = 2e-5;
-  bool same = worst < tolerance;
-  for (int q = 0; q < n_questions; ++q) {
-    for (int i = 0; i < k; ++i) {
-      const auto& e = expected[q * k + i];
-      const auto& f = found[q * k + i];
-      if (e.document == UINT32_MAX || f.document == UINT32_MAX) {
-        same = same && e.document == f.document;
-        continue;
-      }
-      same = same && std::abs(e.score - f.score) < tolerance;  // near ties may swap documents
-      if (filtered && !(allowed[f.document / 32] >> (f.document % 32) & 1)) same = false;
-    }
-  }
-  for (const void* pointer : {p.keys, p.queries, static_cast<const void*>(p.document_begin),
-                              static_cast<const void*>(p.allowed),
-                              static_cast<const void*>(p.chunk_scores),
-                              static_cast<const void*>(p.candidates),
-                              static_cast<const void*>(p.results)}) {
-    CHECK_CUDA(cudaFree(const_cast<void*>(pointer)));
-  }
-  if (!same) {
-    std::printf("MISMATCH documents %zu chunks %zu dim %d questions %d k %d filtered %d seed %u error %g\n",
-                n_documents, n_chunks, dim, n_questions, k, filtered, seed, worst);
-  }
-  return same;
 }
 
 template <typename F>
@@ -196,6 +98,181 @@ float MedianMilliseconds(int repeats, F&& f) {
   return times[times.size() / 2];
 }
 
+// One layer of a memory: its rows in segments, and everything a search needs.
+class Memory {
+ public:
+  static constexpr int kDim = 1024;
+  static constexpr int kTopK = 16;
+  static constexpr size_t kChunksPerDocument = 8;
+  static constexpr uint32_t kRowsMax = 4096;
+
+  // `keys` [documents * kChunksPerDocument, kDim] of the type.
+  Memory(RouteKeyType type, const void* keys, const float* scales, size_t documents,
+         size_t n_segments)
+      : type_(type) {
+    const size_t row_bytes = kDim * (type == RouteKeyType::kInt8 ? 1 : 2);
+    std::vector<uint32_t> begin;
+    for (size_t d = 0; d <= documents; ++d) {
+      begin.push_back(static_cast<uint32_t>(d * kChunksPerDocument));
+    }
+    document_begin_ = DeviceCopy(begin);
+    for (size_t s = 0, first = 0; s < n_segments; ++s) {
+      // Each twice as large as the next, as an index's become.
+      const size_t end = s + 1 == n_segments ? documents : documents - (documents >> (s + 1));
+      RouteSegment segment;
+      segment.keys = static_cast<const char*>(keys) + first * kChunksPerDocument * row_bytes;
+      segment.scales = type == RouteKeyType::kInt8 ? scales + first * kChunksPerDocument : nullptr;
+      segment.n_chunks = (end - first) * kChunksPerDocument;
+      segment.document_begin = document_begin_;
+      segment.n_documents = end - first;
+      segment.first_score = first * kChunksPerDocument;
+      segment.first_document = first;
+      segments_.push_back(segment);
+      first = end;
+    }
+    p_.key_type = type;
+    p_.segments = segments_.data();
+    p_.device_segments = device_segments_ = DeviceCopy(segments_);
+    p_.n_segments = n_segments;
+    p_.dim = kDim;
+    p_.top_k = kTopK;
+    p_.n_scores = documents * kChunksPerDocument;
+    CHECK_CUDA(cudaMalloc(&p_.chunk_scores, kRouteQuestionsMax * p_.n_scores * sizeof(float)));
+    CHECK_CUDA(cudaMalloc(&p_.candidates, RouteCandidateBytes(kRouteQuestionsMax, kTopK)));
+    CHECK_CUDA(cudaMalloc(&p_.results, kRouteQuestionsMax * kTopK * sizeof(RoutedOrdinal)));
+    p_.counters = DeviceCopy(std::vector<uint32_t>(kRouteCounters + 2, 0));
+    CHECK_CUDA(cudaMalloc(&packed_, size_t{kRouteColumns} * kDim * 2));
+    CHECK_CUDA(cudaMalloc(&rows_, kRowsMax * sizeof(RouteRow)));
+    CHECK_CUDA(cudaMalloc(&exact_rows_, kRowsMax * sizeof(RouteRow)));
+    p_.queries = packed_;
+  }
+  ~Memory() {
+    for (const void* memory :
+         {static_cast<const void*>(document_begin_), static_cast<const void*>(device_segments_),
+          static_cast<const void*>(p_.chunk_scores), static_cast<const void*>(p_.candidates),
+          static_cast<const void*>(p_.results), static_cast<const void*>(p_.counters),
+          static_cast<const void*>(packed_), static_cast<const void*>(rows_),
+          static_cast<const void*>(exact_rows_)}) {
+      CHECK_CUDA(cudaFree(const_cast<void*>(memory)));
+    }
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  // queries: device, [kRouteColumns, kDim] float32.
+  void Ask(const std::vector<int>& tokens, const float* queries) {
+    std::vector<int> ignored;
+    p_.columns = LayOutColumns(tokens, &ignored);
+    n_tokens_ = static_cast<size_t>(tokens[0]);
+    queries_ = queries;
+    Pack();
+  }
+
+  void Score() { Route(true); }
+  void ScoreAndSelect() { Route(false); }
+
+  // All that one question costs on the GPU.
+  void Search() {
+    uint32_t* const count = p_.counters + kRouteCounters;
+    CHECK_CUDA(cudaMemsetAsync(count, 0, sizeof *count));
+    Pack();
+    Route(false);
+    CollectParams c;
+    c.segments = device_segments_;
+    c.n_segments = segments_.size();
+    c.n_documents = segments_.back().first_document + segments_.back().n_documents;
+    c.chunk_scores = p_.chunk_scores;
+    c.margin = -1e-3;
+    c.kth = p_.results + (kTopK - 1);
+    c.rows = rows_;
+    c.capacity = kRowsMax;
+    c.count = count;
+    CHECK_CUDA(CollectRowsCuda(c, nullptr));
+    RescoreParams r;
+    r.key_type = type_;
+    r.segments = device_segments_;
+    r.dim = kDim;
+    r.queries = queries_;
+    r.n_tokens = n_tokens_;
+    r.rows = rows_;
+    r.count = count;
+    r.capacity = kRowsMax;
+    r.results = exact_rows_;
+    r.result_count = count + 1;
+    CHECK_CUDA(RescoreRowsCuda(r, nullptr));
+  }
+
+  uint32_t rows_found() const {
+    uint32_t n = 0;
+    CHECK_CUDA(cudaMemcpy(&n, p_.counters + kRouteCounters, sizeof n, cudaMemcpyDeviceToHost));
+    return n;
+  }
+
+ private:
+  void Pack() {
+    CHECK_CUDA(PackRouteQueriesCuda(type_, queries_, kRouteColumns, kDim, 1.0f, packed_,
+                                    kRouteColumns, nullptr));
+  }
+  void Route(bool scores_only) {
+    p_.more_columns = scores_only;
+    CHECK_CUDA(RouteTopKCuda(p_, nullptr));
+  }
+
+  RouteKeyType type_;
+  std::vector<RouteSegment> segments_;
+  RouteSegment* device_segments_ = nullptr;
+  uint32_t* document_begin_ = nullptr;
+  RouteParams p_;
+  const float* queries_ = nullptr;
+  size_t n_tokens_ = 0;
+  void* packed_ = nullptr;
+  RouteRow* rows_ = nullptr;
+  RouteRow* exact_rows_ = nullptr;
+};
+
+void Time(RouteKeyType type, void* memory, const float* scales, const float* queries,
+          size_t documents) {
+  const size_t n = documents * Memory::kChunksPerDocument;
+  const size_t bytes = n * Memory::kDim * (type == RouteKeyType::kInt8 ? 1 : 2);
+  if (type == RouteKeyType::kInt8) {
+    FillBytes<<<1024, 256>>>(static_cast<uint32_t*>(memory), bytes / 4);
+  } else {
+    FillRandom<<<1024, 256>>>(static_cast<__half*>(memory), bytes / 2, 1, 0.1f);
+  }
+  CHECK_CUDA(cudaDeviceSynchronize());
+  uint32_t* sink;
+  CHECK_CUDA(cudaMalloc(&sink, 4));
+  const double gigabytes = static_cast<double>(bytes) / 1e9;
+  const float read_ms = MedianMilliseconds(30, [&] {
+    ReadOnce<<<132 * 8, 512>>>(static_cast<uint4*>(memory), bytes / sizeof(uint4), sink);
+  });
+  std::printf("\n%zu chunks x %d %s = %.2f GB; floor: read once %.3f ms, %.0f GB/s\n", n,
+              Memory::kDim, type == RouteKeyType::kInt8 ? "int8" : "float16", gigabytes, read_ms,
+              gigabytes / read_ms * 1e3);
+  std::printf("%-9s %-22s %10s %10s %10s %8s %6s\n", "segments", "questions x tokens", "scores",
+              "+ select", "+ exact", "floor", "rows");
+  for (const size_t n_segments : {1, 6}) {
+    Memory layer(type, memory, scales, documents, n_segments);
+    for (const std::vector<int>& tokens :
+         {std::vector<int>{1}, {8}, {32}, {64}, {8, 8, 8, 8, 8, 8, 8, 8}}) {
+      layer.Ask(tokens, queries);
+      const float scores_ms = MedianMilliseconds(30, [&] { layer.Score(); });
+      const float select_ms = MedianMilliseconds(30, [&] { layer.ScoreAndSelect(); });
+      std::printf("%-9zu %zu x %-18d %10.3f %10.3f", n_segments, tokens.size(), tokens[0],
+                  scores_ms, select_ms);
+      if (tokens.size() > 1) {
+        std::printf(" %10s %7.0f%%\n", "", 100 * read_ms / select_ms);
+        continue;
+      }
+      const float exact_ms = MedianMilliseconds(30, [&] { layer.Search(); });
+      std::printf(" %10.3f %7.0f%% %6u\n", exact_ms, 100 * read_ms / exact_ms, layer.rows_found());
+    }
+  }
+  CHECK_CUDA(cudaFree(sink));
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   const bool tiny = mode == "--tiny";
@@ -207,79 +284,44 @@ int main(int argc, char** argv) {
   }
   int checked = 0;
   int failed = 0;
-  uint32_t seed = 1;
-  const std::vector<size_t> sizes =
-      sanitize ? std::vector<size_t>{1, 129, 700} : std::vector<size_t>{1, 2, 127, 128, 129, 700};
-  const std::vector<int> dims =
-      sanitize ? std::vector<int>{8, 192} : std::vector<int>{8, 64, 96, 192, 512, 1024};
-  for (size_t n_documents : sizes) {
-    for (int dim : dims) {
-      for (const std::vector<int>& tokens :
-           {std::vector<int>{1}, {7}, {8}, {9, 3}, {64}, {1, 1, 1, 1, 1, 1, 1, 1}, {20, 17, 8}}) {
-        const int k = static_cast<int>(1 + seed * 7 % 64);
-        failed += !CheckShape(n_documents, static_cast<int>(1 + seed % 5), dim, tokens, k,
-                              seed % 3 == 0, seed);
-        ++checked;
-        ++seed;
-      }
-    }
+  for (uint32_t seed = 1; seed <= (sanitize ? 16 : 150); ++seed) {
+    const std::string wrong = CheckRouting(RandomRouteCase(seed, sanitize || seed % 2 == 0));
+    if (!wrong.empty()) std::printf("MISMATCH seed %u: %s\n", seed, wrong.c_str());
+    failed += !wrong.empty();
+    ++checked;
   }
   std::printf("checked %d shapes against plain loops, %d mismatches\n", checked, failed);
   if (failed || sanitize) return failed ? 1 : 0;
 
-  const int dim = 1024;
-  const size_t n = tiny ? 10'000 : 1'562'500;
-  __half* keys;
-  __half* queries;
-  float* scores;
-  uint32_t* sink;
-  CHECK_CUDA(cudaMalloc(&keys, n * dim * 2));
-  CHECK_CUDA(cudaMalloc(&queries, 64 * dim * 2));
-  CHECK_CUDA(cudaMalloc(&scores, n * 8 * 4));
-  CHECK_CUDA(cudaMalloc(&sink, 4));
-  FillRandom<<<1024, 256>>>(keys, n * dim, 1, 0.1f);
-  FillRandom<<<64, 256>>>(queries, 64 * dim, 2, 0.1f);
-  std::vector<uint32_t> begin;
-  for (size_t c = 0; c < n; c += 8) begin.push_back(static_cast<uint32_t>(c));
-  begin.push_back(static_cast<uint32_t>(n));
-  RouteParams p;
-  p.keys = keys;
-  p.queries = queries;
-  p.n_chunks = n;
-  p.dim = dim;
-  p.document_begin = DeviceCopy(begin);
-  p.n_documents = begin.size() - 1;
-  p.top_k = 16;
-  p.chunk_scores = scores;
-  CHECK_CUDA(cudaMalloc(&p.candidates, msadb::kernels::RouteCandidateBytes(8, 64)));
-  CHECK_CUDA(cudaMalloc(&p.results, 8 * 64 * sizeof(RoutedOrdinal)));
+  const size_t documents = tiny ? 1250 : 195'312;
+  const size_t n = documents * Memory::kChunksPerDocument;
+  const size_t bytes = n * Memory::kDim * 2;
+  void* keys;
+  void* copy;
+  CHECK_CUDA(cudaMalloc(&keys, bytes));
+  CHECK_CUDA(cudaMalloc(&copy, bytes));
+  std::mt19937 random(2);
+  std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
+  std::vector<float> queries(size_t{kRouteColumns} * Memory::kDim);
+  for (float& value : queries) value = (uniform(random) - 0.5f) * 0.1f;
+  std::vector<float> scales(n);
+  for (float& value : scales) value = (1 + uniform(random)) * 0.0003f;
+  float* const device_queries = DeviceCopy(queries);
+  float* const device_scales = DeviceCopy(scales);
 
   cudaDeviceProp properties;
   CHECK_CUDA(cudaGetDeviceProperties(&properties, 0));
-  const double gigabytes = n * dim * 2.0 / 1e9;
-  std::printf("%s, %zu chunks x %d float16 = %.2f GB, k = 16, 8 chunks per document, medians of 30\n",
-              properties.name, n, dim, gigabytes);
-  const float read_ms =
-      MedianMilliseconds(30, [&] { ReadOnce<<<132 * 8, 512>>>(reinterpret_cast<uint4*>(keys), n * dim / 8, sink); });
-  std::printf("%-34s %8.3f ms %8.0f GB/s\n", "floor: read the keys once", read_ms, gigabytes / read_ms * 1e3);
-  __half* copy;
-  CHECK_CUDA(cudaMalloc(&copy, n * dim * 2));
-  const float copy_ms = MedianMilliseconds(10, [&] { cudaMemcpyAsync(copy, keys, n * dim * 2, cudaMemcpyDeviceToDevice); });
-  std::printf("%-34s %8.3f ms %8.0f GB/s (read + write)\n", "device-to-device copy", copy_ms, 2 * gigabytes / copy_ms * 1e3);
+  std::printf("%s; k = %d, %zu chunks per document, median milliseconds of 30\n", properties.name,
+              Memory::kTopK, Memory::kChunksPerDocument);
+  const float copy_ms = MedianMilliseconds(
+      10, [&] { CHECK_CUDA(cudaMemcpyAsync(copy, keys, bytes, cudaMemcpyDeviceToDevice)); });
+  std::printf("device-to-device copy %.0f GB/s (read + write)\n",
+              2 * static_cast<double>(bytes) / 1e9 / copy_ms * 1e3);
   CHECK_CUDA(cudaFree(copy));
-  for (const std::vector<int>& tokens :
-       {std::vector<int>{1}, {8}, {32}, {64}, {8, 8, 8, 8, 8, 8, 8, 8}}) {
-    std::vector<int> ignored;
-    p.columns = Layout(tokens, &ignored);
-    const float ms = MedianMilliseconds(30, [&] { CHECK_CUDA(RouteTopKCuda(p, nullptr)); });
-    RouteParams scores_only = p;
-    scores_only.more_columns = true;
-    const float scores_ms = MedianMilliseconds(30, [&] { CHECK_CUDA(RouteTopKCuda(scores_only, nullptr)); });
-    char label[64];
-    std::snprintf(label, sizeof label, "fused, %zu question(s) x %d tokens", tokens.size(), tokens[0]);
-    std::printf("%-34s %8.3f ms %8.0f GB/s, %.0f%% of the read floor (scores alone %.3f ms)\n", label,
-                ms, gigabytes / ms * 1e3, 100 * read_ms / ms, scores_ms);
-  }
-  CHECK_CUDA(cudaDeviceSynchronize());
+  Time(RouteKeyType::kFloat16, keys, nullptr, device_queries, documents);
+  Time(RouteKeyType::kInt8, keys, device_scales, device_queries, documents);
+  CHECK_CUDA(cudaFree(device_queries));
+  CHECK_CUDA(cudaFree(device_scales));
+  CHECK_CUDA(cudaFree(keys));
   return 0;
 }

@@ -212,8 +212,9 @@ __device__ __forceinline__ void Multiply(float (&c)[4], const uint32_t (&a)[4], 
 
 // --- Matrices in shared memory ---
 //
-// Tiles of float16 [rows, 64] whose rows are 128 bytes with the 128-byte swizzle: the 16-byte piece c
-// of row r lies at piece c ^ (r % 8) of it, and tiles are aligned to 1024 bytes.
+// Tiles whose rows are 128 bytes, of float16 [rows, 64] when they are multiplied, with the 128-byte
+// swizzle: the 16-byte piece c of row r lies at piece c ^ (r % 8) of it, and tiles are aligned to 1024
+// bytes.
 
 // Copies the tile at (row, column) of the matrix of `map` as a tile of its box's size.
 __device__ __forceinline__ void CopyTile(void* to, const CUtensorMap* map, int column, int row,
@@ -253,6 +254,29 @@ __device__ __forceinline__ void MultiplyTiles(float (&sums)[32], uint64_t a, uin
         "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]),
         "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// The same with a in registers, as pairs of float16: a[0] of lane l of warp w are the elements (16 w +
+// l / 4, 2 (l % 4)) and the next, a[1] those 8 rows below, a[2] and a[3] those 8 columns to the right.
+// They stay as they are until the group is finished.
+__device__ __forceinline__ void MultiplyTiles(float (&sums)[32], const uint32_t (&a)[4], uint64_t b,
+                                              bool accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31},"
+      " {%32,%33,%34,%35}, %36, p, 1, 1, 0;\n"
+      "}\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]),
+        "+f"(sums[6]), "+f"(sums[7]), "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]),
+        "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]), "+f"(sums[16]),
+        "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]),
+        "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]),
+        "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
 // Keeps the compiler from moving uses of the sums across the group's borders.

@@ -50,6 +50,12 @@ class WorldTest(unittest.TestCase):
                     if q:
                         self.assertTrue(any(q.answer in w.documents[d] for hop in q.hops for d in hop), q)
 
+    def test_names_in_texts(self):
+        w = World(random.Random(3), 40, True)
+        name = next(iter(next(iter(w.entities.values()))))
+        self.assertEqual(w.names_in([f"Who is {name}?"]), {name})
+        self.assertEqual(w.names_in([f"Who is {name}son?", "", "nobody"]), set())
+
     def test_unanswerable_is_not_stated(self):
         for w in worlds(True):
             for _ in range(50):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import zlib
 from collections.abc import Sequence
 
@@ -411,6 +412,12 @@ class World:
 
     def _ask(self, relation: Relation, subject: str) -> str:
         return relation.pick(self.rng, "questions", self.evaluation).format(s=subject)
+
+    def names_in(self, texts) -> set[str]:
+        """Those of its people, places and things that any of the texts names."""
+        names = sorted((n for of_kind in self.entities.values() for n in of_kind), key=len, reverse=True)
+        pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
+        return {name for text in texts for name in pattern.findall(text)}
 
     def single(self) -> Question:
         fact = self.rng.choice(list(self.facts.values()))

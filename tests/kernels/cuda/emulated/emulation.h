@@ -62,7 +62,7 @@ int DeviceError();  // a cudaError_t, of the calling thread's device
 struct TensorMap {
   const void* data;
   uint64_t rows, columns, row_bytes;
-  uint32_t box_rows, box_columns;
+  uint32_t box_rows, box_columns, element_bytes;
 };
 
 // A shared variable of block `rank` of the cluster, given this block's.

@@ -55,12 +55,15 @@ CUresult EncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank
                      const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
                      CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   // What the driver refuses of what msadb may ask.
-  if (type != CU_TENSOR_MAP_DATA_TYPE_FLOAT16 || rank != 2 ||
+  const uint32_t element_bytes = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
+  if ((element_bytes == 2 && type != CU_TENSOR_MAP_DATA_TYPE_FLOAT16) || rank != 2 ||
       swizzle != CU_TENSOR_MAP_SWIZZLE_128B || reinterpret_cast<uintptr_t>(data) % 16 != 0 ||
-      strides[0] % 16 != 0 || box[0] * 2 > 128 || box[1] > 256 || size[0] == 0 || size[1] == 0) {
+      strides[0] % 16 != 0 || box[0] * element_bytes > 128 || box[1] > 256 || size[0] == 0 ||
+      size[1] == 0) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  const msadb::emulated::TensorMap values = {data, size[1], size[0], strides[0], box[1], box[0]};
+  const msadb::emulated::TensorMap values = {data,   size[1], size[0],      strides[0],
+                                             box[1], box[0],  element_bytes};
   static_assert(sizeof values <= sizeof *map);
   std::memcpy(map, &values, sizeof values);
   return CUDA_SUCCESS;
@@ -208,6 +211,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return Device();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return Device(); }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return Device(); }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = nullptr;

@@ -62,6 +62,37 @@ T __shfl_xor_sync(unsigned, T value, unsigned mask) {
   return value;
 }
 
+template <typename T>
+T __shfl_sync(unsigned, T value, unsigned source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulated::Exchange(bits, source % 32);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Of a whole warp.
+inline unsigned __ballot_sync(unsigned, bool mine) {
+  const uint32_t word = mine;
+  const auto lanes = emulated::Gather(&word, 1);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) bits |= lanes[lane][0] << lane;
+  return bits;
+}
+inline bool __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mine) != 0; }
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
+
+// Bytes of low and high; a selector's highest bit, the sign's, is not used.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  }
+  return result;
+}
+
 // The blocks of a cluster run at once.
 template <typename T>
 T atomicAdd(T* at, T value) {
@@ -85,6 +116,10 @@ inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits);
 inline uint32_t __float_as_uint(float value) { return std::bit_cast<uint32_t>(value); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
+inline float __double2float_rd(double x) {
+  const auto near = static_cast<float>(x);
+  return near > x ? std::nextafter(near, -INFINITY) : near;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::exp2f;
 
@@ -284,19 +319,20 @@ inline void CopyTile(void* to, const CUtensorMap* map, int column, int row, uint
   emulated::TensorMap m;
   std::memcpy(&m, map, sizeof m);
   const auto begin = reinterpret_cast<uintptr_t>(to);
-  const uint32_t row_bytes = m.box_columns * 2;
+  const uint32_t row_bytes = m.box_columns * m.element_bytes;
+  const uint32_t piece_columns = 16 / m.element_bytes;
   if (row_bytes != 128) std::abort();
   for (unsigned r = 0; r < m.box_rows; ++r) {
     for (unsigned piece = 0; piece < row_bytes / 16; ++piece) {
       const uint64_t from_row = static_cast<uint64_t>(row) + r;
-      const uint64_t from_column = static_cast<uint64_t>(column) + piece * 8;
+      const uint64_t from_column = static_cast<uint64_t>(column) + piece * piece_columns;
       void* const at = reinterpret_cast<void*>(Swizzled(begin + r * row_bytes + piece * 16));
       const size_t inside =
           from_row < m.rows && from_column < m.columns
-              ? std::min<uint64_t>(8, m.columns - from_column) * 2
+              ? std::min<uint64_t>(piece_columns, m.columns - from_column) * m.element_bytes
               : 0;
       const char* const from =
-          static_cast<const char*>(m.data) + from_row * m.row_bytes + from_column * 2;
+          static_cast<const char*>(m.data) + from_row * m.row_bytes + from_column * m.element_bytes;
       emulated::CopyLater(at, inside == 16 ? from : nullptr, 16, [=] {
         if (inside > 0 && inside < 16) std::memcpy(at, from, inside);
         BarrierState* const state = StateOf(barrier);
@@ -330,11 +366,35 @@ inline void MultiplyTiles(float (&sums)[32], uint64_t a, uint64_t b, bool accumu
   });
 }
 
+inline void MultiplyTiles(float (&sums)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  float* const to = sums;
+  const uint32_t(*const from)[4] = &a;
+  const unsigned lane = emulated::Lane();
+  emulated::DoLater([=] {
+    const auto lanes = emulated::Gather(*from, 4);
+    float rows[2][16];
+    for (unsigned i = 0; i < 2; ++i) {
+      for (unsigned k = 0; k < 16; ++k) {
+        const uint32_t pair = lanes[lane / 4 * 4 + k % 8 / 2][i + k / 8 * 2];
+        const uint32_t bits = k % 2 == 0 ? pair & 0xffff : pair >> 16;
+        rows[i][k] = __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+      }
+    }
+    for (unsigned i = 0; i < 32; ++i) {
+      const unsigned column = i / 4 * 8 + 2 * (lane % 4) + i % 2;
+      float sum = accumulate ? to[i] : 0.0f;
+      for (unsigned k = 0; k < 16; ++k) sum += rows[i / 2 % 2][k] * HalfAt(b, column, k);
+      to[i] = sum;
+    }
+  });
+}
+
 inline void MultiplyBegin(float (&)[32]) {}
 inline void MultiplyCommit(float (&)[32]) { emulated::CloseLater(); }
 template <int kGroups>
 void MultiplyWait(float (&)[32]) {
   emulated::WaitLater(kGroups);
+  emulated::SyncWarp();
 }
 
 // --- Clusters ---
