@@ -69,44 +69,82 @@ __global__ void __launch_bounds__(kThreads) collect_rows(const __grid_constant__
 //
 // A block a row, a lane a token: each sum runs in the order of the dimensions, a chain of as many
 // dependent additions, which is what this takes. Everything else is done beside it: the row is
-// converted to float64 once, and each warp has the next dimensions of its 32 tokens copied to
-// shared memory while it multiplies.
+// converted to float64 once, each warp has the next dimensions of its 32 tokens copied to shared
+// memory while it multiplies, and the next few values are read and converted while these are added.
 
 constexpr int kTokens = 32;
-constexpr int kSlabDims = 32;  // of the queries, in one buffer
-constexpr int kBuffers = 4;
+constexpr int kSlabDims = 64;  // of the queries, in one buffer
+constexpr int kBuffers = 3;
 constexpr int kSlabStride =
     kSlabDims + 4;  // 16 bytes more: rows of 8 lanes begin in different banks
 constexpr int kBufferFloats = kTokens * kSlabStride;
 constexpr int kRescoreWarpsMax = 8;
+constexpr int kAhead = 8;  // values read at a time
 
-// The values of the row as float64; those past dim, up to a multiple of kSlabDims, are 0.
+// The values of the row as float64; those past dim, up to a multiple of kSlabDims, are 0. All loads
+// are under way before the first is used.
 template <RouteKeyType kType>
 __device__ __forceinline__ void UnpackKey(const RouteSegment& segment, uint32_t row, int dim,
                                           double* key) {
+  constexpr int kValues = kType == RouteKeyType::kInt8 ? 16 : 8;  // in 16 bytes
+  constexpr int kLoads = kDimMax / (32 * kValues);  // of a thread, when there is but one warp
+  const auto* const stored =
+      static_cast<const uint4*>(segment.keys) + static_cast<size_t>(row) * (dim / kValues);
+  [[maybe_unused]] float scale = 1;
+  if constexpr (kType == RouteKeyType::kInt8) scale = segment.scales[row];
+  uint4 words[kLoads];
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    const int at = j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
+    words[j] = at * kValues < dim ? stored[at] : uint4{0, 0, 0, 0};
+  }
   const int padded = static_cast<int>(CeilDiv(dim, kSlabDims)) * kSlabDims;
-  if constexpr (kType == RouteKeyType::kInt8) {
-    const float scale = segment.scales[row];
-    const auto* const stored =
-        static_cast<const int8_t*>(segment.keys) + static_cast<size_t>(row) * dim;
-    for (int i = threadIdx.x * 4; i < padded; i += blockDim.x * 4) {
-      const char4 values = i < dim ? *reinterpret_cast<const char4*>(stored + i) : char4{};
-      key[i] = scale * static_cast<float>(values.x);
-      key[i + 1] = scale * static_cast<float>(values.y);
-      key[i + 2] = scale * static_cast<float>(values.z);
-      key[i + 3] = scale * static_cast<float>(values.w);
-    }
-  } else {
-    const auto* const stored =
-        static_cast<const __half*>(segment.keys) + static_cast<size_t>(row) * dim;
-    for (int i = threadIdx.x * 2; i < padded; i += blockDim.x * 2) {
-      const float2 values =
-          i < dim ? __half22float2(*reinterpret_cast<const __half2*>(stored + i)) : float2{};
-      key[i] = values.x;
-      key[i + 1] = values.y;
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    const int at = j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
+    if (at * kValues >= padded) break;
+    const uint32_t parts[4] = {words[j].x, words[j].y, words[j].z, words[j].w};
+    double* const to = key + at * kValues;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      if constexpr (kType == RouteKeyType::kInt8) {
+        const auto value = static_cast<int8_t>(parts[i / 4] >> i % 4 * 8);
+        to[i] = scale * static_cast<float>(value);
+      } else {
+        to[i] =
+            __half2float(__ushort_as_half(static_cast<unsigned short>(parts[i / 2] >> i % 2 * 16)));
+      }
     }
   }
 }
+
+// kAhead values of a query and of the key.
+struct Factors {
+  double query[kAhead];
+  double key[kAhead];
+
+  __device__ __forceinline__ void Read(const float* queries, const double2* keys) {
+#pragma unroll
+    for (int i = 0; i < kAhead; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(queries + i);
+      query[i] = four.x;
+      query[i + 1] = four.y;
+      query[i + 2] = four.z;
+      query[i + 3] = four.w;
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; i += 2) {
+      const double2 two = keys[i / 2];
+      key[i] = two.x;
+      key[i + 1] = two.y;
+    }
+  }
+  // A product of two float32 is exact in float64: fused or not, one rounding a term.
+  __device__ __forceinline__ void AddTo(double& sum) const {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) sum += query[i] * key[i];
+  }
+};
 
 template <RouteKeyType kType>
 __global__ void __launch_bounds__(kRescoreWarpsMax * 32)
@@ -120,53 +158,58 @@ __global__ void __launch_bounds__(kRescoreWarpsMax * 32)
   float* const staged = DynamicShared<float>() + warp * kBuffers * kBufferFloats;
   const int n_slabs = static_cast<int>(CeilDiv(p.dim, kSlabDims));
   const int n_tokens = static_cast<int>(p.n_tokens);
-  auto* const key = reinterpret_cast<double*>(key_pairs);
+  // Copies a slab of the tokens from `first`; every call is a group of copies.
+  const auto copy_slab = [&](int first, int slab) {
+    if (slab < n_slabs) {
+      const int tokens = min(kTokens, n_tokens - first);
+      float* const to = staged + slab % kBuffers * kBufferFloats;
+      for (int i = lane; i < tokens * (kSlabDims / 4); i += 32) {
+        const int token = i / (kSlabDims / 4), at = i % (kSlabDims / 4) * 4;
+        const int d = slab * kSlabDims + at;
+        const bool valid = d < p.dim;
+        CopyAsync(to + token * kSlabStride + at,
+                  p.queries + static_cast<size_t>(first + token) * p.dim + (valid ? d : 0), valid);
+      }
+    }
+    CopyCommit();
+  };
   const uint32_t count = *p.count;
   if (blockIdx.x == 0 && threadIdx.x == 0) *p.result_count = count;
   const uint32_t n = min(count, p.capacity);
   for (uint32_t r = blockIdx.x; r < n; r += gridDim.x) {
+    int first = warp * kTokens;
+    for (int slab = 0; slab < kBuffers - 1; ++slab) copy_slab(first, slab);
     const RouteRow row = p.rows[r];
-    UnpackKey<kType>(p.segments[row.segment], row.row, p.dim, key);
+    UnpackKey<kType>(p.segments[row.segment], row.row, p.dim, reinterpret_cast<double*>(key_pairs));
     __syncthreads();
     double best = -INFINITY;
-    for (int first = warp * kTokens; first < n_tokens; first += n_warps * kTokens) {
-      const int tokens = min(kTokens, n_tokens - first);
-      const float* const queries = p.queries + static_cast<size_t>(first) * p.dim;
-      const auto load = [&](int slab) {
-        if (slab < n_slabs) {
-          float* const to = staged + slab % kBuffers * kBufferFloats;
-          for (int i = lane; i < tokens * (kSlabDims / 4); i += 32) {
-            const int token = i / (kSlabDims / 4), at = i % (kSlabDims / 4) * 4;
-            const int d = slab * kSlabDims + at;
-            const bool valid = d < p.dim;
-            CopyAsync(to + token * kSlabStride + at,
-                      queries + static_cast<size_t>(token) * p.dim + (valid ? d : 0), valid);
-          }
-        }
-        CopyCommit();
-      };
-      for (int slab = 0; slab < kBuffers - 1; ++slab) load(slab);
+    while (first < n_tokens) {
+      const bool has_token = first + lane < n_tokens;
       double sum = 0;
       for (int slab = 0; slab < n_slabs; ++slab) {
         CopyWait<kBuffers - 2>();
         __syncwarp();  // everybody's copies are there, and everybody has read the slab before
-        load(slab + kBuffers - 1);
-        if (lane >= tokens) continue;
+        copy_slab(first, slab + kBuffers - 1);
+        if (!has_token) continue;
         const float* const query = staged + slab % kBuffers * kBufferFloats + lane * kSlabStride;
-        const double2* const values = key_pairs + slab * (kSlabDims / 2);
-        // A product of two float32 is exact in float64: fused or not, one rounding a term.
-#pragma unroll
-        for (int i = 0; i < kSlabDims; i += 4) {
-          const float4 q = *reinterpret_cast<const float4*>(query + i);
-          const double2 first_two = values[i / 2], last_two = values[i / 2 + 1];
-          sum += static_cast<double>(q.x) * first_two.x;
-          sum += static_cast<double>(q.y) * first_two.y;
-          sum += static_cast<double>(q.z) * last_two.x;
-          sum += static_cast<double>(q.w) * last_two.y;
+        const double2* const keys = key_pairs + slab * (kSlabDims / 2);
+        Factors now;
+        now.Read(query, keys);
+        // Not unrolled, or the compiler converts each value right before it is needed.
+#pragma unroll 1
+        for (int i = kAhead; i < kSlabDims; i += kAhead) {
+          Factors next;
+          next.Read(query + i, keys + i / 2);
+          now.AddTo(sum);
+          now = next;
         }
+        now.AddTo(sum);
       }
-      if (lane < tokens) best = fmax(best, sum);
+      if (has_token) best = fmax(best, sum);
+      first += n_warps * kTokens;
+      if (first >= n_tokens) break;
       __syncwarp();  // the next tokens go to the same memory
+      for (int slab = 0; slab < kBuffers - 1; ++slab) copy_slab(first, slab);
     }
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
@@ -178,7 +221,7 @@ __global__ void __launch_bounds__(kRescoreWarpsMax * 32)
       for (int w = 1; w < n_warps; ++w) best = fmax(best, warp_best[w]);
       p.results[r] = RouteRow{row.segment, row.row, __double2float_rn(best)};
     }
-    __syncthreads();  // key and warp_best are rewritten for the next row
+    __syncthreads();  // the next row is written to the same memory
   }
 }
 

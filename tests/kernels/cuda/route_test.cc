@@ -129,15 +129,25 @@ TEST_P(RouteTest, MoreRowsThanThereIsRoomFor) {
   EXPECT_EQ(CheckRouting(route), "");
 }
 
-// Several batches for a warp, several lists for a warp of the merge.
+// Several lists for a warp of the merge.
 TEST_P(RouteTest, ManyDocuments) {
   RouteCase route = Case();
   route.dim = 16;
-  for (const int k : {1, 32, 33, 64}) {
+  for (const int k : {1, 32, 64}) {
     route.top_k = k;
-    route.segments = {{30'000}, {7'000, 1, RouteCase::Mask::kHalf}};
+    route.segments = {{20'000}, {7'000, 1, RouteCase::Mask::kHalf}};
     EXPECT_EQ(CheckRouting(route), "") << "k " << k;
   }
+}
+
+// Several batches for a warp of the selection, the best ones for the same warp.
+TEST_P(RouteTest, VeryManyDocuments) {
+  RouteCase route = Case();
+  route.dim = 16;
+  route.top_k = 64;
+  route.segments = {{250'000, 1, RouteCase::Mask::kNone, 192 * 16 * 64},
+                    {7'000, 1, RouteCase::Mask::kHalf, 1000}};
+  EXPECT_EQ(CheckRouting(route), "");
 }
 
 TEST_P(RouteTest, RandomShapes) {
