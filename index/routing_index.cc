@@ -169,11 +169,6 @@ Result<std::unique_ptr<RoutingIndex>> RoutingIndex::Create(const IndexConfig& co
       return Status::Unsupported(
           "Engine::kFaiss reads float16 keys on a GPU, not KeyType::kInt8; use Engine::kFused");
     }
-    if (config.key_type == KeyType::kInt8 && !config.devices.empty()) {
-      return Status::Unsupported(
-          "no kernel of this build scores KeyType::kInt8 on a GPU; leave IndexConfig::devices "
-          "empty, or use KeyType::kFloat");
-    }
     MSADB_RETURN_IF_ERROR(internal::CheckDevices(config));
     if (!(config.compact_dead_fraction > 0 && config.compact_dead_fraction <= 1)) {
       return Status::InvalidArgument(

@@ -63,6 +63,9 @@ class ShardSearch {
   ShardSearch(const SearchRequest& request, uint32_t shard, float scale)
       : request_(request),
         device_(request.version->config.devices[shard]),
+        key_type_(request.version->config.key_type == KeyType::kInt8
+                      ? kernels::RouteKeyType::kInt8
+                      : kernels::RouteKeyType::kFloat16),
         dim_(request.version->config.dim),
         padded_dim_(DeviceRows::PaddedDim(dim_, request.version->config.key_type)) {
     for (uint32_t s = 0; s < request.version->segments.size(); ++s) {
@@ -105,7 +108,7 @@ class ShardSearch {
     DeviceWorkspace& w = *workspace_;
     w.scores.Reserve(n_scores_ * sizeof(float));
     kernels::RouteParams p;
-    p.key_type = kKeyType;
+    p.key_type = key_type_;
     p.segments = segments_.data();
     p.device_segments = Uploaded<RouteSegment>(segments_at_);
     p.n_segments = segments_.size();
@@ -236,6 +239,7 @@ class ShardSearch {
       const DeviceRows& rows = *part.view->segment->device_rows();
       RouteSegment segment;
       segment.keys = rows.keys(request_.layer);
+      segment.scales = rows.scales(request_.layer);
       segment.n_chunks = part.view->n_rows;
       segment.document_begin = rows.row_begin();
       segment.n_documents = part.view->n_documents;
@@ -257,7 +261,7 @@ class ShardSearch {
     const size_t n_packed = (request_.n_tokens + kernels::kRouteColumns - 1) /
                             kernels::kRouteColumns * kernels::kRouteColumns;
     w.packed.Reserve(n_packed * PackedDim() * sizeof(uint16_t));
-    CheckCuda(kernels::PackRouteQueriesCuda(kKeyType, Uploaded<float>(0), request_.n_tokens,
+    CheckCuda(kernels::PackRouteQueriesCuda(key_type_, Uploaded<float>(0), request_.n_tokens,
                                             static_cast<int>(padded_dim_), scale,
                                             w.packed.as<void>(), n_packed, w.stream),
               "rounding queries");
@@ -285,7 +289,7 @@ class ShardSearch {
   }
   uint32_t* Count() const { return Uploaded<uint32_t>(count_at_); }
   size_t PackedDim() const {
-    return static_cast<size_t>(kernels::RoutePackedDim(kKeyType, static_cast<int>(padded_dim_)));
+    return static_cast<size_t>(kernels::RoutePackedDim(key_type_, static_cast<int>(padded_dim_)));
   }
 
   void ReserveRows(uint32_t capacity) {
@@ -313,7 +317,7 @@ class ShardSearch {
     DeviceWorkspace& w = *workspace_;
     auto* results = w.results.as<char>();
     kernels::RescoreParams p;
-    p.key_type = kKeyType;
+    p.key_type = key_type_;
     p.segments = Uploaded<RouteSegment>(segments_at_);
     p.dim = static_cast<int>(padded_dim_);
     p.queries = Uploaded<float>(0);
@@ -326,9 +330,9 @@ class ShardSearch {
     CheckCuda(kernels::RescoreRowsCuda(p, w.stream), "scoring rows exactly");
   }
 
-  static constexpr auto kKeyType = kernels::RouteKeyType::kFloat16;
   const SearchRequest& request_;
   int device_;
+  kernels::RouteKeyType key_type_;
   size_t dim_;
   size_t padded_dim_;
   std::vector<Part> parts_;

@@ -81,8 +81,7 @@ struct Options {
   // kInt8 halves a GPU's memory for routing keys. Documents are then ranked, exactly, by the rounded
   // keys, so answers can differ a little from kFloat's: a layer finds 0.996 of the best 16 documents
   // (docs/performance.md). GPU and host memory give the same answers, but only a GPU saves memory.
-  // Nothing on disk depends on it: the next opening may choose otherwise. Not yet on GPUs: "auto"
-  // keeps such an index in host memory, "cuda:N" answers Unsupported when a collection is first used.
+  // Nothing on disk depends on it: the next opening may choose otherwise.
   RoutingKeys routing_keys = RoutingKeys::kFloat;
   // RocksDB's memtables and caches together.
   size_t storage_memory_bytes = 128u << 20;
