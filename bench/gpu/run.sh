@@ -23,6 +23,7 @@ folder=${MSADB_BENCH_FOLDER:-/tmp}
 steps=(
 "quick|machine|20|nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv; nproc; df -h $folder | tail -1"
 "quick|kernels|120|kernels_cuda_backend_test --gtest_brief=1"
+"quick|kernels-route|60|kernels_cuda_route_test --gtest_brief=1"
 "quick|route|60|route_topk_bench"
 "quick|index|200|index_gpu_test --gtest_brief=1"
 "quick|index-property|180|index_property_test --gtest_brief=1"
