@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 build=$(realpath "${1:-build/release}")
 archive=$(realpath -m "${2:-$build/gpu-pack.tar.xz}")
 programs=(kernels_cuda_backend_test kernels_cuda_route_test model_cuda_test index_gpu_test index_property_test
-  storage_block_cache_test db_database_test db_gpu_failure_test bench_gpu_model route_topk_bench gpu_search_bench
+  storage_block_cache_test db_database_test db_gpu_test db_gpu_failure_test bench_gpu_model route_topk_bench gpu_search_bench
   gpu_question_bench db_bench)
 cmake --build "$build" -j "${JOBS:-2}" --target "${programs[@]}"
 

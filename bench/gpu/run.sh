@@ -31,6 +31,7 @@ steps=(
 "quick|bench-model|100|bench_gpu_model"
 "quick|storage|60|storage_block_cache_test --gtest_brief=1"
 "quick|db|120|db_database_test --gtest_brief=1"
+"quick|db-gpu|60|db_gpu_test --gtest_brief=1"
 "quick|db-failure|60|db_gpu_failure_test --gtest_brief=1"
 "search|bench-search|200|gpu_search_bench --no-faiss"
 "search|bench-search-int8|200|gpu_search_bench --rows 195312,1562496 --int8"
