@@ -199,7 +199,9 @@ void BenchDecode(const Settings& s, const ModelConfig& c, const Weights& weights
     for (size_t i = 0; i < s.generate; ++i) {
       const int32_t token = kernels::ArgMax(context.logits.data(), context.logits.size());
       hash = (hash ^ static_cast<uint32_t>(token)) * 1099511628211u;
-      Check(generator.Append({&token, 1}, {}, &context));
+      const Generator::Next next{token, &context};  // as the scheduler decodes
+      Check(generator.MakeRoom(&context));
+      Check(generator.Step({&next, 1}));
     }
     Generator::TakeBack(s.generate, &context);
   });

@@ -178,10 +178,12 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
         TilesCommit(acc);
         // The products of the stage before have been read: hand it back to the producer.
         TilesWait<1>(acc);
+        __syncwarp();  // all lanes have read tiles[]
         if (previous >= 0 && lane == 0) BarrierArrive(&empty[previous]);
         previous = ring.stage;
       }
       TilesWait<0>(acc);
+      __syncwarp();
       if (lane == 0) BarrierArrive(&empty[previous]);
     } else {
       uint32_t fragments[2][4][4];
