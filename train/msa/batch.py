@@ -8,7 +8,7 @@ prose with questions by rule (data.reading), dictionary entries and package desc
 question has both near and far negatives. What memory does not hold is declined after reading the
 nearest documents.
 
-Names of people come from a few hundred that 16 steps in a row share (NAMES_SHARED): a memory's own
+Names of people come from a few hundred that 64 steps in a row share (NAMES_SHARED): a memory's own
 strangers, and those of former steps in the bank of routing keys (model.KeyBank), share given or family
 names with whoever is asked about, as strangers do in a memory of millions of tokens.
 """
@@ -77,10 +77,10 @@ class Shape:
 TINY = Shape(documents=((8, 32), (16, 64), (10, 128), (4, 256)), queries=((6, 48), (4, 192), (3, 352)),
              people=6, questions=4, notes=6, rosters=4, passages=4)
 # Shares of the questions, by where they come from. What a memory lacks goes to the others.
-SHARES = {"world": 0.46, "note": 0.13, "roster": 0.14, "passage": 0.16, "item": 0.06, "needle": 0.05}
+SHARES = {"world": 0.43, "note": 0.13, "roster": 0.13, "passage": 0.18, "item": 0.06, "needle": 0.07}
 # The kinds of generated questions; "unanswerable" ones are few, so that a stated answer is not declined.
-MIX = {"single": 15, "two": 27, "three": 12, "unanswerable": 8, "latest-version": 10, "compare": 4, "list": 9, "chat": 9,
-       "needle": 2, "natural-pair": 4, "natural-qa": 7, "paraphrase": 7, "chat-paraphrase": 3}
+MIX = {"single": 13, "two": 26, "three": 12, "unanswerable": 8, "latest-version": 10, "compare": 4, "list": 11, "chat": 8,
+       "needle": 4, "natural-pair": 4, "natural-qa": 7, "paraphrase": 15, "chat-paraphrase": 5}
 # After how many rounds of reading a sample's step is taken, by the number of rounds that its question needs. The request
 # for a second document is the rarest and hardest step: it gets most.
 STAGES = {0: (1.0,), 1: (0.24, 0.76), 2: (0.18, 0.44, 0.38), 3: (0.15, 0.28, 0.29, 0.28)}
@@ -90,7 +90,7 @@ EARLY = 0.1  # share of chains of which the second document was read with the fi
 REWORDED = 0.1
 DECISION = 3.0  # weight of the token that ends retrieval or asks for more, once something has been read
 NAMES_SHARED = (300, 300)  # given and family names
-NAMES_STEPS = 16
+NAMES_STEPS = 64
 NAMES_MAX = 24  # hashed names kept of a document or sample
 
 
@@ -183,6 +183,17 @@ def names_in(text: str, starts: bool) -> set[int]:
         else:
             out |= {_hashed(f"{a} {b}") for a, b in zip(parts, parts[1:])}
     return out
+
+
+def near_key(key: str, word: str, rng: random.Random) -> str:
+    """A key that is easily taken for `key`: another word in it, or other hexadecimal digits."""
+    parts = key.split("-")
+    at = rng.randrange(len(parts))
+    if len(parts) == 5:  # a UUID
+        parts[at] = "".join(rng.choice("0123456789abcdef") for _ in parts[at])
+    else:
+        parts[at] = word
+    return "-".join(parts)
 
 
 def _hashed(name: str) -> int:
@@ -338,7 +349,8 @@ class StepBuilder:
                 pool.append(Asked(question, UNKNOWN, [[sources[0]]]))
 
     def _place_needles(self, pool: list[Asked], rng: random.Random) -> None:
-        """Keys with one to four values, a document each: exact copies, several numbers in one round."""
+        """Keys with one to four values, a document each, among keys much like them: exact copies, several numbers in one
+        round. Several keys may be asked for at once."""
         words = NoteWriter(rng, "train").values
         make = {
             "number": lambda: str(rng.randint(10**5, 10**8)),
@@ -347,12 +359,16 @@ class StepBuilder:
             "password": lambda: words.value("password"),
             "name": lambda: words.value("person"),
         }
-        for _ in range(max(2, self.shape.notes // 8)):
-            kind = rng.choice(list(make))
+        asked: list[tuple[str, int, str]] = []  # what several keys can be asked for at once: key, source, value
+        about, kind = "", ""
+        for i in range(max(2, self.shape.notes // 6)):
+            if i % 4 == 0:
+                asked = []
+                kind = rng.choice(list(make))
+                about = rng.choice(("secret", "hidden", "special", "registered", "stored"))
             plain = lambda: f"{words.word()}-{words.word()}" if rng.random() < 0.7 else make["uuid"]()
             key = plain()
-            count = rng.choice((1, 1, 2, 3, 4))
-            about = rng.choice(("secret", "hidden", "special", "registered", "stored"))
+            count = rng.choice((1, 1, 1, 2, 3, 4))
             form = rng.choice((
                 "The {about} {kind} of {key} is {value}.", "{key} has the {about} {kind} {value}.",
                 "Note: a {about} {kind} for {key} is {value}.", "For {key} somebody wrote down this {about} {kind}: {value}."))
@@ -363,15 +379,23 @@ class StepBuilder:
                 if source is not None:
                     sources.append(source)
                     values.append(value)
-            for _ in range(rng.randrange(3)):
-                self._place(form.format(about=about, kind=kind, key=plain(), value=make[kind]()))
+            for _ in range(rng.randrange(4)):
+                other = near_key(key, words.word(), rng) if rng.random() < 0.6 else plain()
+                if other != key:
+                    self._place(form.format(about=about, kind=kind, key=other, value=make[kind]()))
             if len(values) == 1:
                 ask = rng.choice(("What is the {about} {kind} of {key}?", "Which {about} {kind} does {key} have?"))
                 pool.append(Asked(ask.format(about=about, kind=kind, key=key), values[0], [sources], wide=True))
+                asked.append((key, sources[0], values[0]))
             elif values:
                 ask = rng.choice(("What are all the {about} {kind}s of {key}?", "List every {about} {kind} of {key}.",
                                   "Which {about} {kind}s does {key} have?"))
                 pool.append(Asked(ask.format(about=about, kind=kind, key=key), ", ".join(values), [sources], values, True))
+            if len(asked) > 1:
+                keys, sources, values = zip(*rng.sample(asked, len(asked)))
+                ask = rng.choice(("What are the {about} {kind}s of {keys}?", "Which {about} {kind}s do {keys} have?"))
+                keys = ", ".join(keys[:-1]) + " and " + keys[-1]
+                pool.append(Asked(ask.format(about=about, kind=kind, keys=keys), ", ".join(values), [list(sources)], list(values), True))
 
     def _place_world(self, pool: list[Asked], rng: random.Random, capacity: int) -> None:
         world = World(rng, self.shape.people, False, self.names)
