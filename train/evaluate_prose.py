@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 
 import data
 from evaluate import Bm25
+from evaluate_examples import run
 from msa.world import UNKNOWN
-
-
-def run(*command: object, stdin: str = "") -> object:
-    done = subprocess.run([str(word) for word in command], input=stdin, capture_output=True, text=True,
-                          check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{command[1]} failed: {done.stdout}{done.stderr}")
-    return json.loads(done.stdout)
 
 
 def main() -> None:
@@ -41,12 +33,12 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "prose"
-        run(args.msadb, "create", database, "--model", args.model, "--json")
+        run(args.msadb, "create", database, "--model", args.model)
         lines = "\n".join(json.dumps({"text": text, "key": str(i)}) for i, text in enumerate(bank.documents))
-        run(args.msadb, "insert", database, "--jsonl", "-", "--json", stdin=lines)
+        run(args.msadb, "insert", database, "--jsonl", "-", stdin=lines)
         for question in questions:
-            hits = run(args.msadb, "search", database, question.question, "-k", 16, "--json")
-            answer = run(args.msadb, "ask", database, question.question, "--max-tokens", 64, "--json")
+            hits = run(args.msadb, "search", database, question.question, "-k", 16)
+            answer = run(args.msadb, "ask", database, question.question, "--max-tokens", 64)
             said = answer["answer"]
             if said.strip() == UNKNOWN:
                 said = data.NOT_IN_MEMORY
