@@ -84,6 +84,31 @@ class Angles {
   virtual ~Angles() = default;
 };
 
+// What a decoding step of one sequence reads. Pointers as in the operations of its parts.
+struct DecodeLayer {
+  const Vector* input_norm = nullptr;
+  const Matrix* qkv = nullptr;
+  const Vector* q_norm = nullptr;  // null: none
+  const Vector* k_norm = nullptr;
+  const Matrix* output = nullptr;
+  const Vector* post_attention_norm = nullptr;
+  const Matrix* gate_up = nullptr;
+  const Matrix* down = nullptr;
+  OwnKeys keys;  // the token's own key and value become the last row
+};
+struct DecodeInput {
+  const Matrix* embedding = nullptr;
+  int32_t token = 0;
+  const Angles* angles = nullptr;  // of the token's position
+  std::span<const DecodeLayer> layers;
+  const Vector* final_norm = nullptr;
+  const Matrix* head = nullptr;
+  size_t heads = 0;
+  size_t kv_heads = 0;
+  size_t head_dim = 0;
+  float epsilon = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -199,6 +224,10 @@ class Backend {
                                          epsilon, angles));
     return AttentionEach(q, keys, out, heads, kv_heads, head_dim);
   }
+  // A whole decoding step of one sequence: embedding, all layers, the head; logits [vocab] to the host.
+  // False, and nothing was done: this device has no way for these shapes that is faster than the steps
+  // one by one.
+  virtual Result<bool> DecodeStep(const DecodeInput& input, float* logits) { return false; }
   // Two copies of the same shape and types: keys and values.
   virtual Status CopyPair(Tensor from_a, Tensor to_a, Tensor from_b, Tensor to_b, size_t rows,
                           size_t width) {

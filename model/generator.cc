@@ -181,6 +181,18 @@ Status Generator::Step(std::span<const Next> sequences) try {
   MSADB_ASSIGN_OR_RETURN(
       const auto angles,
       backend_.LoadAngles(positions, static_cast<size_t>(config_.head_dim), config_.rope_theta));
+  if (n == 1) {
+    std::vector<kernels::OwnKeys> keys;
+    for (Context::Layer& own : sequences[0].context->layers) {
+      keys.push_back({own.keys->tensor(), own.values->tensor(), own.rows + 1});
+    }
+    MSADB_ASSIGN_OR_RETURN(const bool done, states_.Step(tokens[0], keys, *angles, logits[0]));
+    if (done) {
+      for (Context::Layer& own : sequences[0].context->layers) ++own.rows;
+      ++sequences[0].context->position;
+      return Status::Ok();
+    }
+  }
   MSADB_RETURN_IF_ERROR(states_.Embed(tokens));
   std::vector<kernels::OwnKeys> keys(n);
   for (int layer = 0; layer < config_.n_layers; ++layer) {

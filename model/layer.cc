@@ -106,6 +106,26 @@ Status TokenStates::Mlp(int layer, size_t first, size_t count) {
   return See("hidden", layer, states.At(first), count, hidden_);
 }
 
+Result<bool> TokenStates::Step(int32_t token, std::span<const kernels::OwnKeys> keys,
+                               const kernels::Angles& angles, std::vector<float>* logits) {
+  if (probe_) return false;  // sees the steps one by one
+  std::vector<kernels::DecodeLayer> layers;
+  for (size_t l = 0; l < keys.size(); ++l) {
+    const LayerWeights& w = weights_.layers[l];
+    layers.push_back({w.input_norm.get(), w.qkv.get(), w.q_norm.get(), w.k_norm.get(),
+                      w.output.get(), w.post_attention_norm.get(), w.gate_up.get(), w.down.get(),
+                      keys[l]});
+  }
+  const kernels::DecodeInput input = {weights_.embedding.get(), token,      &angles,
+                                      layers,                   weights_.final_norm.get(),
+                                      &weights_.head(),         n_heads_,   n_kv_heads_,
+                                      head_dim_,                epsilon_};
+  logits->resize(weights_.head().rows());
+  MSADB_ASSIGN_OR_RETURN(const bool done, backend_.DecodeStep(input, logits->data()));
+  if (done) MSADB_RETURN_IF_ERROR(backend_.Synchronize());
+  return done;
+}
+
 Status TokenStates::Logits(size_t token, std::vector<float>* logits) {
   return Head(token, {&logits, 1});
 }

@@ -53,6 +53,10 @@ class TokenStates {
   Status AttendEach(int layer, std::span<const kernels::OwnKeys> keys,
                     const kernels::Angles& angles);
   Status Mlp(int layer, size_t first, size_t count);
+  // A decoding step of one sequence in one call (Backend::DecodeStep): keys[l] is layer l's, the last row of
+  // each the token's. False, and nothing was done: take it layer by layer.
+  Result<bool> Step(int32_t token, std::span<const kernels::OwnKeys> keys,
+                    const kernels::Angles& angles, std::vector<float>* logits);
 
   // [vocab_size] of one token.
   Status Logits(size_t token, std::vector<float>* logits);

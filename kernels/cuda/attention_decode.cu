@@ -13,6 +13,7 @@
 // head's last key also leaves key and value in the cache.
 #include <algorithm>
 
+#include "kernels/cuda/attention_query.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -40,62 +41,6 @@ struct Params {
   uint32_t* counters;  // [segment][kv head][set]
   DecodeSegment segments[kDecodeSegmentsMax];
 };
-
-// Dimensions begin .. begin + 7 of a row, as four pairs; zero past the head's end.
-template <bool kVector>
-__device__ __forceinline__ uint4 Load8(const bf16* row, unsigned begin, unsigned head_dim) {
-  uint4 words = {};
-  if (kVector) {
-    if (begin < head_dim) words = *reinterpret_cast<const uint4*>(row + begin);
-  } else {
-    float x[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = begin + i < head_dim ? ToFloat(row[begin + i]) : 0.0f;
-    words = {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])};
-  }
-  return words;
-}
-
-__device__ __forceinline__ void Unpack8(const uint4& words, float (&x)[8]) {
-  x[0] = Low(words.x), x[1] = High(words.x), x[2] = Low(words.y), x[3] = High(words.y);
-  x[4] = Low(words.z), x[5] = High(words.z), x[6] = Low(words.w), x[7] = High(words.w);
-}
-
-// (m, l, acc) of two disjoint key sets become those of their union.
-__device__ __forceinline__ void MergeWeights(float& m, float other_m, float& mine, float& other) {
-  const float top = fmaxf(m, other_m);
-  mine = m == -INFINITY ? 0.0f : exp2f(m - top);
-  other = other_m == -INFINITY ? 0.0f : exp2f(other_m - top);
-  m = top;
-}
-
-// Normalises (norm is null: not) and rotates one head, of which each of kLanes lanes has 8 dimensions.
-template <unsigned kLanes>
-__device__ __forceinline__ uint4 Rotated(const uint4& words, const float* norm, unsigned begin,
-                                         float epsilon, const float (&cosine)[8],
-                                         const float (&sine)[8]) {
-  float x[8];
-  Unpack8(words, x);
-  if (norm != nullptr) {
-    float squares = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) squares = fmaf(x[i], x[i], squares);
-#pragma unroll
-    for (unsigned step = kLanes / 2; step > 0; step /= 2) {
-      squares += __shfl_xor_sync(~0u, squares, step);
-    }
-    const float scale = rsqrtf(squares / (8.0f * kLanes) + epsilon);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] *= scale * __ldg(norm + begin + i);
-  }
-  const float sign = begin < 4 * kLanes ? -1.0f : 1.0f;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float other = __shfl_xor_sync(~0u, x[i], kLanes / 2);  // half a head away
-    x[i] = fmaf(x[i], cosine[i], sign * other * sine[i]);
-  }
-  return {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])};
-}
 
 template <unsigned kPad, bool kVector, bool kCluster, bool kRotate>
 __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__ Params p) {
@@ -161,17 +106,21 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
                           begin, p.head_dim);
     new_value = Load8<true>(static_cast<const bf16*>(r.v.data) + row * r.v.stride + head_offset,
                             begin, p.head_dim);
-    float cosine[8], sine[8];
+    float cosine[8], sine[8], q_factors[8], k_factors[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       cosine[i] = r.cosines[angle + i];
       sine[i] = r.sines[angle + i];
+      q_factors[i] = r.q_norm != nullptr ? __ldg(r.q_norm + begin + i) : 1.0f;
+      k_factors[i] = r.k_norm != nullptr ? __ldg(r.k_norm + begin + i) : 1.0f;
     }
 #pragma unroll
     for (int h = 0; h < kGroupMax; ++h) {
-      q_words[h] = Rotated<kLanes>(q_words[h], r.q_norm, begin, r.epsilon, cosine, sine);
+      q_words[h] = Rotated<kLanes>(q_words[h], r.q_norm != nullptr, q_factors, begin, r.epsilon,
+                                   cosine, sine);
     }
-    new_key = Rotated<kLanes>(new_key, r.k_norm, begin, r.epsilon, cosine, sine);
+    new_key = Rotated<kLanes>(new_key, r.k_norm != nullptr, k_factors, begin, r.epsilon, cosine,
+                              sine);
     if (key_end == keys && split * share < keys && set == 0 && warp == 0 && slot == 0) {
       const size_t last = keys - 1;
       auto* const to_k = const_cast<bf16*>(all_keys) + last * segment.k_stride + head_offset + begin;

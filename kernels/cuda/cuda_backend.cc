@@ -414,6 +414,68 @@ class CudaBackend : public Backend {
     return AttendDecode(shape, segments, &rotate);
   }
 
+  Result<bool> DecodeStep(const DecodeInput& input, float* logits) override {
+    const auto weights = [](const Matrix* m) -> const DeviceWeight* {
+      const std::vector<DeviceWeight>& parts = Parts(*m);
+      return parts.size() == 1 && parts[0].type == WeightType::kBF16 ? parts.data() : nullptr;
+    };
+    const DeviceWeight *const embedding = weights(input.embedding), *const head = weights(input.head);
+    if (embedding == nullptr || head == nullptr || input.layers.empty()) return false;
+    const auto& angles = static_cast<const CudaAngles&>(*input.angles);
+    std::vector<DecodeStepLayer> layers;
+    for (const DecodeLayer& l : input.layers) {
+      const DeviceWeight *const qkv = weights(l.qkv), *const output = weights(l.output),
+                         *const gate_up = weights(l.gate_up), *const down = weights(l.down);
+      if (!qkv || !output || !gate_up || !down) return false;
+      layers.push_back({Values(l.input_norm), qkv->data, Values(l.q_norm), Values(l.k_norm),
+                        output->data, Values(l.post_attention_norm), gate_up->data, down->data,
+                        l.keys.k.data, l.keys.v.data, static_cast<uint32_t>(l.keys.k.stride),
+                        static_cast<uint32_t>(l.keys.v.stride),
+                        static_cast<uint32_t>(l.keys.rows)});
+    }
+    DecodeStepParams p;
+    p.state = static_cast<const char*>(embedding->data) +
+              static_cast<size_t>(input.token) * embedding->cols * kActivationBytes;
+    p.final_norm = Values(input.final_norm);
+    p.head = head->data;
+    p.vocab = head->rows;
+    p.hidden = head->cols;
+    p.inner = input.layers[0].down->cols();
+    p.heads = input.heads;
+    p.kv_heads = input.kv_heads;
+    p.head_dim = input.head_dim;
+    p.epsilon = input.epsilon;
+    p.scale = 1.0f / std::sqrt(static_cast<float>(input.head_dim));
+    p.cosines = angles.cosines();
+    p.sines = angles.sines();
+    p.layers = layers.data();
+    p.layer_count = layers.size();
+    p.multiprocessors = multiprocessors_;
+    if (no_decode_step_ || !DecodeStepFits(p)) return false;
+    MSADB_RETURN_IF_ERROR(Use());
+    const size_t words = DecodeStepWords(p);
+    if (words != step_words_count_ || UINT32_MAX - step_epoch_ <= layers.size()) {
+      MSADB_RETURN_IF_ERROR(step_words_.Reserve(stream_, words * sizeof(uint64_t)));
+      MSADB_CUDA_RETURN_IF_ERROR(cudaMemsetAsync(step_words_.as<void>(), 0,
+                                                 words * sizeof(uint64_t), stream()));
+      step_words_count_ = words;
+      step_epoch_ = 0;
+    }
+    MSADB_ASSIGN_OR_RETURN(p.logits, HostResult(logits, p.vocab));
+    const cudaError_t error =
+        LaunchDecodeStep(p, step_words_.as<uint64_t>(), step_epoch_ + 1, stream());
+    if (error == cudaErrorInvalidConfiguration || error == cudaErrorCooperativeLaunchTooLarge ||
+        error == cudaErrorNotSupported) {
+      (void)cudaGetLastError();
+      results_.pop_back();
+      no_decode_step_ = true;  // nor will it take the next one
+      return false;
+    }
+    MSADB_CUDA_RETURN_IF_ERROR(error);
+    step_epoch_ += static_cast<uint32_t>(layers.size());
+    return true;
+  }
+
   Status SiluMul(Tensor gate_up, size_t tokens, size_t width, Tensor out) override {
     MSADB_RETURN_IF_ERROR(Use());
     MSADB_CUDA_RETURN_IF_ERROR(
@@ -803,7 +865,11 @@ class CudaBackend : public Backend {
   DeviceBuffer dequantized_;  // of one part
   DeviceBuffer decode_partial_;
   DeviceBuffer decode_counters_;
-  DeviceBuffer frequencies_;  // of the last head_dim and theta
+  DeviceBuffer step_words_;  // of decoding steps in one launch
+  size_t step_words_count_ = 0;
+  uint32_t step_epoch_ = 0;      // the last one used
+  bool no_decode_step_ = false;  // the device does not take them
+  DeviceBuffer frequencies_;     // of the last head_dim and theta
   size_t frequencies_head_dim_ = 0;
   double frequencies_theta_ = 0;
   Table<PrefillSegment> prefill_segments_;

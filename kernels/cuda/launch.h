@@ -167,6 +167,54 @@ cudaError_t LaunchAttentionDecode(const DecodeShape& shape, const DecodeSegment*
                                   size_t multiprocessors, const DecodeWorkspace& workspace,
                                   cudaStream_t stream);
 
+// --- A whole decoding step of one sequence in one launch (decode_step.cu) ---
+inline constexpr size_t kDecodeStepLayersMax = 128;
+inline constexpr size_t kDecodeStepKeysMax = 8192;  // more are worth a kernel of their own
+// Weights are bfloat16 in device memory, norms float32; those of queries and keys may be null.
+struct DecodeStepLayer {
+  const float* input_norm = nullptr;  // [hidden]
+  const void* qkv = nullptr;          // [(heads + 2 kv_heads) * head_dim, hidden]
+  const float* q_norm = nullptr;      // [head_dim]
+  const float* k_norm = nullptr;
+  const void* output = nullptr;                // [hidden, heads * head_dim]
+  const float* post_attention_norm = nullptr;  // [hidden]
+  const void* gate_up = nullptr;               // [2 * inner, hidden]
+  const void* down = nullptr;                  // [hidden, inner]
+  void* k = nullptr;  // bfloat16 [keys, kv_heads * head_dim]; the last row is written
+  void* v = nullptr;
+  uint32_t k_stride = 0;
+  uint32_t v_stride = 0;
+  uint32_t keys = 0;
+};
+struct DecodeStepParams {
+  const void* state = nullptr;        // bfloat16 [hidden]: the token's embedding
+  const float* final_norm = nullptr;  // [hidden]
+  const void* head = nullptr;         // [vocab, hidden]
+  float* logits = nullptr;            // [vocab]; may be page-locked host memory
+  size_t vocab = 0;
+  size_t hidden = 0;
+  size_t inner = 0;
+  size_t heads = 0;
+  size_t kv_heads = 0;
+  size_t head_dim = 0;
+  float epsilon = 0;
+  float scale = 0;
+  const float* cosines = nullptr;  // [head_dim / 2]
+  const float* sines = nullptr;
+  const DecodeStepLayer* layers = nullptr;
+  size_t layer_count = 0;
+  size_t multiprocessors = 0;
+};
+// Whether the shapes suit LaunchDecodeStep.
+bool DecodeStepFits(const DecodeStepParams& p);
+// How many words its blocks exchange; zero before the first launch.
+size_t DecodeStepWords(const DecodeStepParams& p);
+// `epoch` and the layer_count - 1 numbers after it are not 0 and were not used with these words since they were
+// zero. cudaErrorInvalidConfiguration and cudaErrorCooperativeLaunchTooLarge: the device cannot hold all
+// blocks at once.
+cudaError_t LaunchDecodeStep(const DecodeStepParams& p, uint64_t* words, uint32_t epoch,
+                             cudaStream_t stream);
+
 }  // namespace msadb::kernels::cuda
 
 #endif  // MSADB_KERNELS_CUDA_LAUNCH_H_

@@ -69,6 +69,24 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, s
                         std::forward<Arguments>(arguments)...);
 }
 
+// All blocks are on the device at the same time, or the launch fails: they may wait for each other.
+// They come after all earlier work.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchTogether(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                           size_t shared, cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+}
+
 // Lets launches of `kernel` have more shared memory than the 48 KB that all have.
 template <typename... Parameters>
 cudaError_t AllowShared(void (*kernel)(Parameters...), size_t bytes) {
@@ -104,6 +122,18 @@ __device__ __forceinline__ uint4 LoadStreaming(const void* address) {
                : "l"(address));
   return words;
 }
+
+// A word that other blocks wait for or write, whole.
+__device__ __forceinline__ void StoreWord(uint64_t* at, uint64_t word) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(word) : "memory");
+}
+__device__ __forceinline__ uint64_t LoadWord(const uint64_t* at) {
+  uint64_t word;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(at) : "memory");
+  return word;
+}
+// In a loop that reads such words until they are there.
+__device__ __forceinline__ void Pause() {}
 
 __device__ __forceinline__ void PrefetchL2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));

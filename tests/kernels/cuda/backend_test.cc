@@ -886,6 +886,124 @@ TEST_F(CudaBackendTest, RouterFold) {
   }
 }
 
+// A whole decoding step in one launch against its parts, which are held against their references above:
+// several steps in a row, so that words of former ones are about, over memories of different lengths.
+TEST_F(CudaBackendTest, DecodeStepMatchesItsParts) {
+  struct Model {
+    size_t hidden, heads, kv_heads, head_dim, inner, vocab, layers;
+    bool norms;
+    size_t keys;
+  };
+  const std::vector<Model> models = {{256, 4, 2, 64, 512, 700, 2, true, 1},
+                                     {512, 6, 1, 128, 768, 37, 3, false, 130},
+                                     {256, 12, 2, 64, 768, 1201, 2, true, 333},
+                                     {768, 8, 4, 128, 1280, 999, 1, true, 2040}};
+  std::mt19937_64 random(21);
+  for (const Model& m : models) {
+    SCOPED_TRACE(testing::Message() << m.hidden << " wide, " << m.heads << "/" << m.kv_heads
+                                    << " heads of " << m.head_dim << ", " << m.keys << " keys");
+    const size_t q_dim = m.heads * m.head_dim, kv_dim = m.kv_heads * m.head_dim;
+    std::vector<std::unique_ptr<Matrix>> matrices;
+    std::vector<std::unique_ptr<Vector>> vectors;
+    const auto matrix = [&](size_t rows, size_t cols) {
+      RandomWeight weight(WeightType::kBF16, 0, cols, 0, random);
+      const float spread = 1.0f / std::sqrt(static_cast<float>(cols));
+      for (float value : RandomFloats(rows * cols, random, spread)) {
+        weight.f16.push_back(F32ToBf16(value));
+      }
+      weight.source.data = weight.f16.data();
+      weight.source.rows = rows;
+      matrices.push_back(Take(backend_->LoadMatrix({&weight.source, 1})));
+      return matrices.back().get();
+    };
+    const auto vector = [&](size_t width) {
+      std::vector<float> values = RandomRounded(width, random);
+      for (float& value : values) value = 1.0f + value / 4;
+      vectors.push_back(Take(backend_->LoadVector(values)));
+      return vectors.back().get();
+    };
+    const Matrix* const embedding = matrix(m.vocab, m.hidden);
+    const Matrix* const head = m.norms ? embedding : matrix(m.vocab, m.hidden);
+    const Vector* const final_norm = vector(m.hidden);
+    constexpr size_t kSteps = 3;
+    std::vector<DecodeLayer> layers[2];
+    std::vector<Framed> memory[2];
+    for (size_t l = 0; l < m.layers; ++l) {
+      DecodeLayer layer;
+      layer.input_norm = vector(m.hidden);
+      layer.qkv = matrix(q_dim + 2 * kv_dim, m.hidden);
+      if (m.norms) layer.q_norm = vector(m.head_dim), layer.k_norm = vector(m.head_dim);
+      layer.output = matrix(m.hidden, q_dim);
+      layer.post_attention_norm = vector(m.hidden);
+      layer.gate_up = matrix(2 * m.inner, m.hidden);
+      layer.down = matrix(m.hidden, m.inner);
+      const size_t rows = m.keys + l * 5 + kSteps;  // layers have memories of their own
+      const std::vector<float> k = RandomRounded(rows * kv_dim, random);
+      const std::vector<float> v = RandomRounded(rows * kv_dim, random);
+      for (int way : {0, 1}) {
+        memory[way].push_back(MakeFramed(k, rows, kv_dim, 8, false));
+        layer.keys.k = memory[way].back().tensor;
+        memory[way].push_back(MakeFramed(v, rows, kv_dim, 8, false));
+        layer.keys.v = memory[way].back().tensor;
+        layer.keys.rows = m.keys + l * 5 - 1;
+        layers[way].push_back(layer);
+      }
+    }
+    constexpr float kEpsilon = 1e-6f;
+    std::vector<float> logits[2];
+    for (size_t step = 0; step < kSteps; ++step) {
+      const auto token = static_cast<int32_t>(random() % m.vocab);
+      const std::vector<int32_t> position = {static_cast<int32_t>(m.keys + step)};
+      const auto angles = Take(backend_->LoadAngles(position, m.head_dim, 1e6));
+      for (auto& way : layers) {
+        for (DecodeLayer& layer : way) ++layer.keys.rows;
+      }
+      logits[0].assign(m.vocab, 0);
+      logits[1].assign(m.vocab, 0);
+      const auto state = Take(backend_->AllocateSums(1, m.hidden));
+      const auto normed = Take(backend_->Allocate(1, m.hidden));
+      const auto qkv = Take(backend_->Allocate(1, q_dim + 2 * kv_dim));
+      const auto attended = Take(backend_->Allocate(1, q_dim));
+      const auto gate_up = Take(backend_->Allocate(1, 2 * m.inner));
+      const auto gated = Take(backend_->Allocate(1, m.inner));
+      const auto out = Take(backend_->AllocateSums(1, m.vocab));
+      ASSERT_OK(backend_->Embed(*embedding, {&token, 1}, state->tensor()));
+      for (const DecodeLayer& layer : layers[0]) {
+        ASSERT_OK(backend_->NormMatmul(state->tensor(), 1, *layer.input_norm, kEpsilon, *layer.qkv,
+                                       normed->tensor(), qkv->tensor()));
+        const Tensor x = qkv->tensor();
+        ASSERT_OK(backend_->RotateAttentionEach(x, x.At(0, q_dim), x.At(0, q_dim + kv_dim),
+                                                {&layer.keys, 1}, attended->tensor(), m.heads,
+                                                m.kv_heads, m.head_dim, layer.q_norm, layer.k_norm,
+                                                kEpsilon, *angles));
+        ASSERT_OK(backend_->Matmul(attended->tensor(), 1, *layer.output, state->tensor(), true));
+        ASSERT_OK(backend_->NormMatmulSiluMul(state->tensor(), 1, *layer.post_attention_norm,
+                                              kEpsilon, *layer.gate_up, normed->tensor(),
+                                              gate_up->tensor(), gated->tensor()));
+        ASSERT_OK(backend_->Matmul(gated->tensor(), 1, *layer.down, state->tensor(), true));
+      }
+      ASSERT_OK(backend_->NormMatmul(state->tensor(), 1, *final_norm, kEpsilon, *head,
+                                     normed->tensor(), out->tensor()));
+      ASSERT_OK(backend_->Download(out->tensor(), logits[0].data(), 1, m.vocab));
+      DecodeInput input = {embedding, token,    angles.get(), layers[1],  final_norm, head,
+                           m.heads,   m.kv_heads, m.head_dim, kEpsilon};
+      const bool done = Take(backend_->DecodeStep(input, logits[1].data()));
+      ASSERT_OK(backend_->Synchronize());
+      if (!done) GTEST_SKIP() << "this device takes no whole steps of these shapes";
+      Compare(logits[1], logits[0], 4 * kBf16);
+      for (size_t i = 0; i < memory[0].size(); ++i) {
+        Compare(Read(memory[1][i]), Read(memory[0][i]), 2 * kBf16);
+      }
+      // The same again: the same bits.
+      std::vector<float> again(m.vocab);
+      ASSERT_TRUE(Take(backend_->DecodeStep(input, again.data())));
+      ASSERT_OK(backend_->Synchronize());
+      ASSERT_EQ(again, logits[1]);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
 // A hundred passes of a small chain end where one does: nothing is overwritten too early, although
 // kernels overlap and memory is reused.
 TEST_F(CudaBackendTest, RepeatedChainsAgree) {

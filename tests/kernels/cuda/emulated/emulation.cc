@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -49,6 +50,7 @@ constexpr size_t kStackBytes = size_t{256} << 10;
 constexpr size_t kSharedBytesMax = 227 << 10;
 constexpr unsigned kThreadsMax = 1024;
 constexpr uint64_t kIdleRoundsMax = 100000;
+constexpr std::chrono::seconds kIdleMax(120);  // of a block that others can wake
 
 [[noreturn]] void Fail(const char* what) {
   std::fprintf(stderr, "emulated kernel: %s\n", what);
@@ -113,6 +115,7 @@ struct BlockState {
   std::vector<Copy> later;
   std::mt19937 random{1};
   uint64_t idle_rounds = 0;  // in which nobody did anything but wait
+  std::chrono::steady_clock::time_point idle_since;
   bool progress = false;
   void* host_stack_pointer = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
@@ -190,9 +193,16 @@ void EndRound() {
   }
   b.idle_rounds = b.progress ? 0 : b.idle_rounds + 1;
   b.progress = false;
-  // Another block of the cluster may be what everybody waits for.
-  if (b.idle_rounds > kIdleRoundsMax) Fail("all threads wait for each other");
-  if (b.idle_rounds > 0 && b.cluster != nullptr) std::this_thread::yield();
+  if (b.idle_rounds == 0) return;
+  if (b.cluster == nullptr) {
+    if (b.idle_rounds > kIdleRoundsMax) Fail("all threads wait for each other");
+    return;
+  }
+  // Another block may be what everybody waits for.
+  const auto now = std::chrono::steady_clock::now();
+  if (b.idle_rounds == 1) b.idle_since = now;
+  if (now - b.idle_since > kIdleMax) Fail("all threads wait for each other");
+  std::this_thread::yield();
 }
 
 unsigned Next() {
@@ -280,6 +290,20 @@ void RunBlock(Index grid, Index index, unsigned threads, size_t shared_bytes, Cl
   block = nullptr;
 }
 
+// `count` blocks from `first` on, as one cluster.
+void RunAtOnce(Index grid, Index first, unsigned count, unsigned threads, size_t shared_bytes,
+               const std::function<void()>& body) {
+  Cluster together(count);
+  std::vector<std::thread> blocks;
+  for (unsigned rank = 0; rank < count; ++rank) {
+    blocks.emplace_back([&, rank] {
+      together.bases[rank] = &anchor;
+      RunBlock(grid, {first.x + rank, first.y, first.z}, threads, shared_bytes, &together, body);
+    });
+  }
+  for (std::thread& thread : blocks) thread.join();
+}
+
 // Waits until all of `live` have come; true for the last one.
 void Meet(unsigned live, unsigned* arrived, uint64_t* generation) {
   const uint64_t mine = *generation;
@@ -311,20 +335,22 @@ bool Run(Index grid, unsigned cluster, unsigned threads, size_t shared_bytes,
       for (unsigned x = 0; x < grid.x; x += cluster) {
         if (cluster == 1) {
           RunBlock(grid, {x, y, z}, threads, shared_bytes, nullptr, body);
-          continue;
+        } else {
+          RunAtOnce(grid, {x, y, z}, cluster, threads, shared_bytes, body);
         }
-        Cluster together(cluster);
-        std::vector<std::thread> blocks;
-        for (unsigned rank = 0; rank < cluster; ++rank) {
-          blocks.emplace_back([&, rank] {
-            together.bases[rank] = &anchor;
-            RunBlock(grid, {x + rank, y, z}, threads, shared_bytes, &together, body);
-          });
-        }
-        for (std::thread& thread : blocks) thread.join();
       }
     }
   }
+  return true;
+}
+
+bool RunTogether(unsigned blocks, unsigned threads, size_t shared_bytes,
+                 const std::function<void()>& body) {
+  if (blocks == 0 || blocks > kMultiprocessors || threads == 0 || threads > kThreadsMax ||
+      shared_bytes > kSharedBytesMax) {
+    return false;
+  }
+  RunAtOnce({blocks, 1, 1}, {0, 0, 0}, blocks, threads, shared_bytes, body);
   return true;
 }
 

@@ -1,10 +1,11 @@
 // Runs a kernel's blocks on the CPU, its source compiled as C++, so that machines without a GPU test
 // what the kernels compute: index arithmetic, bounds, barriers, the order of asynchronous copies. It
 // says nothing about speed, and runs launches one after the other, so what it cannot find are
-// mistakes in how launches overlap.
+// mistakes in how launches overlap. Memory that blocks of a launch share is in the order that this CPU
+// gives it.
 //
 // A thread of a block is a fiber; fibers of a block take turns at every barrier, shuffle and wait. A
-// block runs in one thread of the system, the blocks of a cluster in several, so that shared
+// block runs in one thread of the system, blocks that are on the device together in several, so that shared
 // variables are thread_local. Asynchronous copies fill their destination with NaNs when they are
 // issued and happen at a random moment after that: reading too early or overwriting too early shows.
 #ifndef MSADB_TESTS_KERNELS_CUDA_EMULATED_EMULATION_H_
@@ -31,6 +32,11 @@ void* SharedMemory();  // the launch's
 // Runs the whole launch; `body` is the kernel with its arguments. False: no GPU takes such a launch.
 bool Run(Index grid, unsigned cluster, unsigned threads, size_t shared_bytes,
          const std::function<void()>& body);
+
+// The same with all blocks at once, of which a GPU of kMultiprocessors holds one each.
+inline constexpr unsigned kMultiprocessors = 6;
+bool RunTogether(unsigned blocks, unsigned threads, size_t shared_bytes,
+                 const std::function<void()>& body);
 
 // Lets others go on; for loops that wait for them. Ends the program when all wait in vain.
 void Yield();

@@ -22,7 +22,7 @@ namespace {
 constexpr size_t kDeviceBytes = size_t{4} << 30;
 
 constexpr int kDevices = 2;
-constexpr int kMultiprocessors = 6;
+constexpr int kMultiprocessors = msadb::emulated::kMultiprocessors;
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;

@@ -157,6 +157,17 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, s
                         std::forward<Arguments>(arguments)...);
 }
 
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchTogether(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+                           size_t shared, cudaStream_t, Arguments&&... arguments) {
+  const auto lost = static_cast<cudaError_t>(emulated::DeviceError());
+  if (lost != cudaSuccess) return lost;
+  const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
+  const bool taken = emulated::RunTogether(blocks, threads, shared,
+                                           [&] { std::apply(kernel, parameters); });
+  return taken ? cudaSuccess : cudaErrorCooperativeLaunchTooLarge;
+}
+
 template <typename... Parameters>
 cudaError_t AllowShared(void (*)(Parameters...), size_t bytes) {
   return bytes <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;
@@ -185,6 +196,12 @@ inline uint4 LoadStreaming(const void* address) {
   CheckAligned(address, 16);
   return *static_cast<const uint4*>(address);
 }
+
+inline void StoreWord(uint64_t* at, uint64_t word) {
+  __atomic_store_n(at, word, __ATOMIC_RELEASE);
+}
+inline uint64_t LoadWord(const uint64_t* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+inline void Pause() { emulated::Yield(); }
 
 inline void PrefetchL2(const void*) {}
 
