@@ -44,11 +44,12 @@ import torch
 import data
 from data.notes import NoteWriter
 from data.rosters import RosterWriter
+from data.written import load_written
 from msa.batch import Prompt, PromptWriter, load_natural
 from msa.model import Documents, Memory, MsaTrainer, Queries, merge
 from msa.number_list import NumberList
 from msa.reference import Templates, load_weights
-from msa.world import UNKNOWN, Question, World
+from msa.world import LISTS, UNKNOWN, Question, World
 
 ROUNDS_MAX = 4
 NUMBERS_MAX, ANSWER_MAX = 40, 40  # generated tokens
@@ -340,8 +341,10 @@ def distractors(seed: int, natural: list[dict], names: set[str]):
     """Documents to grow a memory with, without end: natural text, then strangers' lives. None of them names
     anything of `names`: a question about Anna Berg would have two right answers with a second Anna Berg."""
     yield from (i["text"] for i in natural)
-    # Things, events and services are the user's own; a stranger's must not contradict them.
-    taken = re.compile("|".join([r"\b(?:my|My|the user|The user|their|I)\b", *(rf"\b{re.escape(n)}\b" for n in sorted(names))]))
+    # Things, events and services are the user's own; "the yoga class" of a stranger would contradict them.
+    own = [name for kind in ("thing", "event", "service") for name in LISTS[kind]]
+    words = "|".join(re.escape(name) for name in [*own, *sorted(names)])
+    taken = re.compile(rf"\b(?:my|My|the user|The user|their|I|{words})\b")
     while True:
         seed += 1
         yield from (text for text in World(random.Random(seed), 300, evaluation=True).documents if not taken.search(text))
@@ -562,7 +565,8 @@ class Evaluation:
     def prose(self) -> None:
         """Real prose and the example documents: what no generator made."""
         rows = []
-        for name, bank in (("rosters", self.rosters(self.args.seed)), ("notes", self.notes(self.args.seed)), ("prose", data.prose())):
+        for name, bank in (("rosters", self.rosters(self.args.seed)), ("notes", self.notes(self.args.seed)), ("prose", data.prose()),
+                           ("written", self.written(self.args.seed))):
             asker, pairs = self.asker(bank.documents), as_world(bank)
             for kind in sorted({q.kind for q, _ in pairs}):
                 if self.out_of_time():
@@ -598,6 +602,18 @@ class Evaluation:
             questions += [data.Question(q, [[len(documents) - 1]], a, a, "notes", "test", "notes", parts=[a]) for q, a in note.facts]
         bank = data.Bank(documents, random.Random(1).sample(questions, min(150, len(questions))))
         return data.grow(bank, 65536, seed, natural=self.records, split="test")
+
+    def written(self, seed: int) -> data.Bank:
+        """Passages and notes with questions written by reading them that were not trained on, among unrelated documents."""
+        documents: list[str] = []
+        questions: list[data.Question] = []
+        for item in load_written(evaluation=True):
+            at, kind = len(documents), "notes" if item["g"].startswith("note/") else "prose"
+            documents.append(item["text"])
+            questions += [data.Question(q, [[at]], a, a, kind, "test", "written", parts=[a]) for q, a in item["qa"]]
+            answer = data.NOT_IN_MEMORY
+            questions.append(data.Question(item["missing"], [], answer, answer, "not said", "test", "written", parts=[answer]))
+        return data.grow(data.Bank(documents, questions), 65536, seed, natural=self.records, split="test")
 
     def rosters(self, seed: int) -> data.Bank:
         """Rosters of held-out forms and names, among unrelated documents: questions about one of several entities of a

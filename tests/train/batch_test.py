@@ -11,16 +11,17 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "train"))
 
-from data.lexicon import person_parts  # noqa: E402
+from data.lexicon import person_parts, split_of  # noqa: E402
+from data.written import load_written  # noqa: E402
 from msa.batch import (  # noqa: E402
-    DECISION, NAMES_STEPS, STAGES, TEMPLATES, TINY, Asked, Shape, StepBuilder, names_in)
+    DECISION, NAMES_STEPS, STAGES, TEMPLATES, TINY, Asked, Shape, StepBuilder, names_in, names_of_window)
 from msa.reference import Templates  # noqa: E402
 from msa.world import UNKNOWN  # noqa: E402
 
 TEXT = ("The museum in Quarrydale keeps 114 violins of the northern school. They were restored by Tomasz Weglarz in the "
         "courtyard workshop. Visitors may hear them when the ensemble rehearses on Sundays.")
 SHAPE = Shape(documents=((24, 32), (36, 64), (26, 128), (10, 256)), queries=((12, 48), (6, 96), (10, 192), (8, 352), (2, 576)),
-              people=12, questions=8, notes=8, rosters=8, passages=2)
+              people=12, questions=8, notes=8, rosters=8, passages=2, written=4)
 
 
 class BatchTest(unittest.TestCase):
@@ -61,6 +62,33 @@ class BatchTest(unittest.TestCase):
             people.append(set(self.builder.names[1]))
         self.assertEqual(people[0], people[1])
         self.assertNotEqual(people[1], people[2])
+
+    def test_every_other_window_has_names_that_begin_alike(self):
+        for window in range(4):
+            given, family = names_of_window(window)
+            self.assertTrue(all(split_of(name) == "train" for name in given + family))
+            self.assertEqual(len(set(family)), len(family))
+            starts = [name[:3] for name in family]
+            alike = sum(starts.count(start) > 8 for start in starts) / len(starts)
+            self.assertEqual(alike > 0.5, window % 2 == 1, f"window {window}: {alike}")
+
+    def test_written_questions_are_asked_and_those_of_other_memories_declined(self):
+        held_out = {row["text"] for row in load_written(evaluation=True)}
+        answered = absent = 0
+        for seed in range(4):
+            self.builder.names = tuple(part[:200] for part in person_parts("train"))
+            for q in self.builder._bank(random.Random(seed))["written"]:
+                texts = [self.builder.texts[d] for hop in q.hops for d in hop]
+                self.assertFalse(set(texts) & held_out)
+                if q.answer != UNKNOWN:
+                    self.assertIn(q.answer, texts[0])
+                    answered += 1
+                elif not texts:
+                    absent += 1
+                    self.assertFalse(any(q.text == asked for row in self.builder.written if row["text"] in self.builder.texts
+                                         for asked, _ in row["qa"]))
+        self.assertGreater(answered, 8)
+        self.assertGreater(absent, 8)
 
     def test_answers_stand_in_what_was_read(self):
         answered = second = 0

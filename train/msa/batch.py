@@ -4,13 +4,14 @@ A chain of retrieval is cut into single steps (paper, post-training): sample j o
 prompt up to round j and learns that round's output only: the numbers of the documents needed next,
 or, when all have been read, the end of retrieval and the answer. A memory mixes one invented world
 (msa.world or data.banks) with everyday notes (data.notes), rosters (data.rosters), passages of real
-prose with questions by rule (data.reading), dictionary entries and package descriptions, so every
-question has both near and far negatives. What memory does not hold is declined after reading the
+prose with questions by rule (data.reading) and with questions written by reading them (data.written),
+dictionary entries and package descriptions, so every question has both near and far negatives. What memory does not hold is declined after reading the
 nearest documents.
 
-Names of people come from a few hundred that 64 steps in a row share (NAMES_SHARED): a memory's own
-strangers, and those of former steps in the bank of routing keys (model.KeyBank), share given or family
-names with whoever is asked about, as strangers do in a memory of millions of tokens.
+Names of people come from a few hundred that 64 steps in a row share (NAMES_SHARED, NAMES_NEAR): a memory's
+own strangers, and those of former steps in the bank of routing keys (model.KeyBank), share given or family
+names with whoever is asked about, or bear names that begin alike, as strangers do in a memory of millions of
+tokens.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from data.lexicon import person_parts, split_of, warm
 from data.notes import MONTHS, NoteWriter
 from data.rosters import RosterWriter
 from data.wording import RareWords, gap, reworded
+from data.written import load_written
 from msa.model import NAME_BITS, Documents, Queries
 from msa.reference import Templates
-from msa.world import UNKNOWN, World, split_of_key
+from msa.world import LAST_END, LAST_START, UNKNOWN, World, split_of_key
 
 # What a trained folder's templates.json holds; SmolLM2 has these special tokens.
 TEMPLATES = {
@@ -65,19 +67,20 @@ TEMPLATES = {
 class Shape:
     """Bucket sizes (sequences, padded tokens) of one step."""
 
-    documents: tuple[tuple[int, int], ...] = ((96, 32), (144, 64), (104, 128), (40, 256))
-    queries: tuple[tuple[int, int], ...] = ((104, 48), (44, 96), (64, 192), (48, 352), (10, 576))
+    documents: tuple[tuple[int, int], ...] = ((96, 32), (144, 64), (92, 128), (56, 256))
+    queries: tuple[tuple[int, int], ...] = ((104, 48), (44, 96), (60, 192), (48, 352), (20, 576))
     people: int = 44
     questions: int = 44  # of a generated bank
     notes: int = 48
     rosters: int = 22
-    passages: int = 44
+    passages: int = 24
+    written: int = 44
 
 
 TINY = Shape(documents=((8, 32), (16, 64), (10, 128), (4, 256)), queries=((6, 48), (4, 192), (3, 352)),
-             people=6, questions=4, notes=6, rosters=4, passages=4)
+             people=6, questions=4, notes=6, rosters=4, passages=4, written=4)
 # Shares of the questions, by where they come from. What a memory lacks goes to the others.
-SHARES = {"world": 0.43, "note": 0.13, "roster": 0.13, "passage": 0.18, "item": 0.06, "needle": 0.07}
+SHARES = {"world": 0.4, "note": 0.1, "roster": 0.11, "passage": 0.1, "written": 0.16, "item": 0.06, "needle": 0.07}
 # The kinds of generated questions; "unanswerable" ones are few, so that a stated answer is not declined.
 MIX = {"single": 13, "two": 26, "three": 12, "unanswerable": 8, "latest-version": 10, "compare": 4, "list": 11, "chat": 8,
        "needle": 4, "natural-pair": 4, "natural-qa": 7, "paraphrase": 15, "chat-paraphrase": 5}
@@ -90,6 +93,7 @@ EARLY = 0.1  # share of chains of which the second document was read with the fi
 REWORDED = 0.1
 DECISION = 3.0  # weight of the token that ends retrieval or asks for more, once something has been read
 NAMES_SHARED = (300, 300)  # given and family names
+NAMES_NEAR = (60, 60, 6)  # of every other window: fewer, and the family names that begin in six ways besides
 NAMES_STEPS = 64
 NAMES_MAX = 24  # hashed names kept of a document or sample
 
@@ -185,6 +189,17 @@ def names_in(text: str, starts: bool) -> set[int]:
     return out
 
 
+def names_of_window(window: int) -> tuple[list[str], list[str]]:
+    """The given and family names of NAMES_STEPS steps in a row, all of the training split."""
+    rng = random.Random(f"names/{window}")
+    if window % 2 == 0:
+        given, family = (rng.sample(part, n) for part, n in zip(person_parts("train"), NAMES_SHARED))
+        return given, family
+    given, family = (rng.sample(part, n) for part, n in zip(person_parts("train"), NAMES_NEAR))
+    alike = [start + end for start in rng.sample(LAST_START, NAMES_NEAR[2]) for end in LAST_END]
+    return given, family + [name for name in alike if split_of(name) == "train" and name not in family]
+
+
 def near_key(key: str, word: str, rng: random.Random) -> str:
     """A key that is easily taken for `key`: another word in it, or other hexadecimal digits."""
     parts = key.split("-")
@@ -216,14 +231,14 @@ class StepBuilder:
                  records: data.Natural | None = None):
         self.t, self.natural, self.shape = templates, natural, shape
         self.passages, self.records = passages, records
+        self.written = load_written(evaluation=False)
         self.rare = RareWords(p["text"] for p in passages)
         self.writer = PromptWriter(templates)
         warm("train")
 
     def build(self, seed: int) -> tuple[Documents, list[Queries], torch.Tensor]:
         rng = random.Random(seed)
-        shared = random.Random(f"names/{seed // NAMES_STEPS}")
-        self.names = tuple(shared.sample(part, n) for part, n in zip(person_parts("train"), NAMES_SHARED))
+        self.names = names_of_window(seed // NAMES_STEPS)
         pools = self._bank(rng)
         samples: list[list[Sample]] = [[] for _ in self.shape.queries]
         tries = 0
@@ -273,6 +288,7 @@ class StepBuilder:
                     pools["passage"].append(Asked(query, "", [[source]], wide=True))
                 if rng.random() < 0.4 and (made := gap(item["text"], rng)):
                     pools["passage"].append(Asked(*made, [[source]], wide=True))
+        self._place_written(pools["written"], rng)
         self._place_needles(pools["needle"], rng)
         if rng.random() < 0.4:
             self._place_world(pools["world"], rng, capacity)
@@ -347,6 +363,19 @@ class StepBuilder:
                 pool.append(Asked(question, answer, [[sources[0]], [sources[place]]]))
             else:
                 pool.append(Asked(question, UNKNOWN, [[sources[0]]]))
+
+    def _place_written(self, pool: list[Asked], rng: random.Random) -> None:
+        items = rng.sample(self.written, min(self.shape.written + 6, len(self.written)))
+        for item in items[: self.shape.written]:
+            source = self._place(item["text"])
+            if source is None:
+                continue
+            # Of prose no other memory says the same; another note may ("When is the dentist?").
+            pool += [Asked(q, a, [[source]], wide=not item["g"].startswith("note/")) for q, a in item["qa"]]
+            if rng.random() < 0.3:
+                pool.append(Asked(item["missing"], UNKNOWN, [[source]]))
+        for item in items[self.shape.written :]:  # not in this memory
+            pool.append(Asked(rng.choice(item["qa"])[0], UNKNOWN, []))
 
     def _place_needles(self, pool: list[Asked], rng: random.Random) -> None:
         """Keys with one to four values, a document each, among keys much like them: exact copies, several numbers in one
