@@ -683,7 +683,8 @@ cudaError_t MakePlan(const DecodeStepParams& s, Plan* plan) {
   plan->stages =
       static_cast<unsigned>(std::min<size_t>((kDynamicShared - others) / kStageBytes, kStagesMax));
   plan->shared = others + plan->stages * kStageBytes;
-  return AllowShared(plan->kernel, plan->shared);
+  const bool allowed = AllowShared(plan->kernel, plan->shared) == cudaSuccess;
+  return allowed ? cudaSuccess : cudaErrorInvalidConfiguration;
 }
 
 // Parts of the attention that there may be at once.
