@@ -88,7 +88,9 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
   GridWait();
   load(split * share);
 
-  float q[kGroupMax][8], acc[kGroupMax][8], m[kGroupMax], l[kGroupMax];
+  float q[kGroupMax][8];
+  Softmax<kGroupMax, kLanes> softmax;
+  softmax.Clear();
   uint4 q_words[kGroupMax];
 #pragma unroll
   for (int h = 0; h < kGroupMax; ++h) {
@@ -133,13 +135,8 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
 #pragma unroll
   for (int h = 0; h < kGroupMax; ++h) {
     Unpack8(q_words[h], q[h]);
-    m[h] = -INFINITY;
-    l[h] = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      q[h][i] *= p.scale_log2;
-      acc[h][i] = 0;
-    }
+    for (int i = 0; i < 8; ++i) q[h][i] *= p.scale_log2;
   }
 
   for (unsigned base = split * share; base < key_end; base += kStep * kUnroll) {
@@ -153,60 +150,14 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(const __grid_constant__
         key_words[u] = new_key;
         value_words[u] = new_value;
       }
-      float key[8], value[8];
-      Unpack8(key_words[u], key);
-      Unpack8(value_words[u], value);
-#pragma unroll
-      for (int h = 0; h < kGroupMax; ++h) {
-        float score = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) score = fmaf(q[h][i], key[i], score);
-#pragma unroll
-        for (unsigned step = kLanes / 2; step > 0; step /= 2) {
-          score += __shfl_xor_sync(~0u, score, step);
-        }
-        if (!valid) continue;
-        const float top = fmaxf(m[h], score);
-        const float keep = exp2f(m[h] - top);  // 0 for the first key
-        const float weight = exp2f(score - top);
-        m[h] = top;
-        l[h] = l[h] * keep + weight;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(weight, value[i], acc[h][i] * keep);
-      }
+      softmax.Add(q, key_words[u], value_words[u], valid);
     }
   }
 
-  // Lane groups of a warp.
-#pragma unroll
-  for (unsigned step = kLanes; step < 32; step *= 2) {
-#pragma unroll
-    for (int h = 0; h < kGroupMax; ++h) {
-      float mine, other;
-      const float other_l = __shfl_xor_sync(~0u, l[h], step);
-      MergeWeights(m[h], __shfl_xor_sync(~0u, m[h], step), mine, other);
-      l[h] = l[h] * mine + other_l * other;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        acc[h][i] = acc[h][i] * mine + __shfl_xor_sync(~0u, acc[h][i], step) * other;
-      }
-    }
-  }
-  // Warps.
   constexpr unsigned kRow = kPad + 2;
   __shared__ float merged[kWarps][kGroupMax][kRow];
   __shared__ bool is_last;
-  if (slot == 0) {
-#pragma unroll
-    for (int h = 0; h < kGroupMax; ++h) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) merged[warp][h][begin + i] = acc[h][i];
-      if (begin == 0) {
-        merged[warp][h][kPad] = m[h];
-        merged[warp][h][kPad + 1] = l[h];
-      }
-    }
-  }
+  softmax.Leave(merged[warp]);
   __syncthreads();
   const unsigned item = (blockIdx.z * gridDim.y + blockIdx.y);
   float* const partial = p.partial + size_t{item} * p.splits * kGroupMax * kRow;

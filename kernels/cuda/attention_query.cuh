@@ -63,6 +63,80 @@ __device__ __forceinline__ uint4 Rotated(const uint4& words, bool normalise,
   return {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])};
 }
 
+// The running softmax of kHeads queries over the keys of a lane group: maximum, sum and weighted
+// values, of which each of kLanes lanes has 8 dimensions.
+template <int kHeads, unsigned kLanes>
+struct Softmax {
+  float m[kHeads], l[kHeads], acc[kHeads][8];
+
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      m[h] = -INFINITY;
+      l[h] = 0;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) acc[h][i] = 0;
+    }
+  }
+
+  // One key and its value; q is scaled by log2(e) too. All lanes of the warp come, also those
+  // without a `valid` key.
+  __device__ __forceinline__ void Add(const float (&q)[kHeads][8], const uint4& key_words,
+                                      const uint4& value_words, bool valid) {
+    float key[8], value[8];
+    Unpack8(key_words, key);
+    Unpack8(value_words, value);
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      float score = 0;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) score = fmaf(q[h][i], key[i], score);
+#pragma unroll
+      for (unsigned step = kLanes / 2; step > 0; step /= 2) {
+        score += __shfl_xor_sync(~0u, score, step);
+      }
+      if (!valid) continue;
+      const float top = fmaxf(m[h], score);
+      const float keep = exp2f(m[h] - top);  // 0 for the first key
+      const float weight = exp2f(score - top);
+      m[h] = top;
+      l[h] = l[h] * keep + weight;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(weight, value[i], acc[h][i] * keep);
+    }
+  }
+
+  // Merges the lane groups of the warp and leaves (values, maximum, sum) of each head in a row of
+  // `to`.
+  __device__ __forceinline__ void Leave(float (&to)[kHeads][8 * kLanes + 2]) {
+    const unsigned lane = threadIdx.x % 32, begin = lane % kLanes * 8;
+#pragma unroll
+    for (unsigned step = kLanes; step < 32; step *= 2) {
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        float mine, other;
+        const float other_l = __shfl_xor_sync(~0u, l[h], step);
+        MergeWeights(m[h], __shfl_xor_sync(~0u, m[h], step), mine, other);
+        l[h] = l[h] * mine + other_l * other;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          acc[h][i] = acc[h][i] * mine + __shfl_xor_sync(~0u, acc[h][i], step) * other;
+        }
+      }
+    }
+    if (lane >= kLanes) return;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) to[h][begin + i] = acc[h][i];
+      if (begin == 0) {
+        to[h][8 * kLanes] = m[h];
+        to[h][8 * kLanes + 1] = l[h];
+      }
+    }
+  }
+};
+
 }  // namespace msadb::kernels::cuda
 
 #endif  // MSADB_KERNELS_CUDA_ATTENTION_QUERY_CUH_

@@ -467,20 +467,17 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
         *reinterpret_cast<uint4*>(to_k + head_offset) = new_key;
         *reinterpret_cast<uint4*>(to_v + head_offset) = new_value;
       }
-      float q[kGroupMax][8], acc[kGroupMax][8], m[kGroupMax], l[kGroupMax];
+      float q[kGroupMax][8];
+      Softmax<kGroupMax, kLanes> softmax;
+      softmax.Clear();
 #pragma unroll
       for (int h = 0; h < kGroupMax; ++h) {
         const uint4 query =
             Rotated<kLanes>(head_of(min(unsigned(h), n_heads - 1)), layer.q_norm != nullptr,
                             q_factors, begin, p.epsilon, cosine, sine);
         Unpack8(query, q[h]);
-        m[h] = -INFINITY;
-        l[h] = 0;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          q[h][i] *= p.scale_log2;
-          acc[h][i] = 0;
-        }
+        for (int i = 0; i < 8; ++i) q[h][i] *= p.scale_log2;
       }
       for (unsigned base = key_begin; base < key_end; base += kStep * kUnroll) {
         if (base > key_begin) load(base);
@@ -493,56 +490,10 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
             key_words[u] = new_key;
             value_words[u] = new_value;
           }
-          float key[8], value[8];
-          Unpack8(key_words[u], key);
-          Unpack8(value_words[u], value);
-#pragma unroll
-          for (int h = 0; h < kGroupMax; ++h) {
-            float score = 0;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) score = fmaf(q[h][i], key[i], score);
-#pragma unroll
-            for (unsigned step = kLanes / 2; step > 0; step /= 2) {
-              score += __shfl_xor_sync(~0u, score, step);
-            }
-            if (!valid) continue;
-            const float top = fmaxf(m[h], score);
-            const float keep = exp2f(m[h] - top);  // 0 for the first key
-            const float weight = exp2f(score - top);
-            m[h] = top;
-            l[h] = l[h] * keep + weight;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(weight, value[i], acc[h][i] * keep);
-          }
+          softmax.Add(q, key_words[u], value_words[u], valid);
         }
       }
-      // Lane groups.
-#pragma unroll
-      for (unsigned step = kLanes; step < 32; step *= 2) {
-#pragma unroll
-        for (int h = 0; h < kGroupMax; ++h) {
-          float weight, other;
-          const float other_l = __shfl_xor_sync(~0u, l[h], step);
-          MergeWeights(m[h], __shfl_xor_sync(~0u, m[h], step), weight, other);
-          l[h] = l[h] * weight + other_l * other;
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            acc[h][i] = acc[h][i] * weight + __shfl_xor_sync(~0u, acc[h][i], step) * other;
-          }
-        }
-      }
-      // Warps.
-      if (slot == 0) {
-#pragma unroll
-        for (int h = 0; h < kGroupMax; ++h) {
-#pragma unroll
-          for (int i = 0; i < 8; ++i) merged[warp][h][begin + i] = acc[h][i];
-          if (begin == 0) {
-            merged[warp][h][kHeadDim] = m[h];
-            merged[warp][h][kHeadDim + 1] = l[h];
-          }
-        }
-      }
+      softmax.Leave(merged[warp]);
       __syncthreads();
       uint64_t* const to_attended = p.attended + first_head * kHeadDim / 2;
       uint64_t* const to_partial = p.partial + size_t{part} * kGroupMax * kRow;

@@ -45,6 +45,18 @@ struct KernelParams {
   bool accumulate;
 };
 
+// even + odd += the 8 bfloat16 of w times those of x
+__device__ __forceinline__ void Dot8(const uint4& w, const uint4& x, float& even, float& odd) {
+  even = fmaf(Low(w.x), Low(x.x), even);
+  odd = fmaf(High(w.x), High(x.x), odd);
+  even = fmaf(Low(w.y), Low(x.y), even);
+  odd = fmaf(High(w.y), High(x.y), odd);
+  even = fmaf(Low(w.z), Low(x.z), even);
+  odd = fmaf(High(w.z), High(x.z), odd);
+  even = fmaf(Low(w.w), Low(x.w), even);
+  odd = fmaf(High(w.w), High(x.w), odd);
+}
+
 struct Bf16Format {
   static constexpr unsigned kElements = 8;  // in 16 bytes
   struct Factors {};
