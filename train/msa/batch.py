@@ -82,7 +82,7 @@ TINY = Shape(documents=((8, 32), (16, 64), (10, 128), (4, 256)), queries=((6, 48
 # Shares of the questions, by where they come from. What a memory lacks goes to the others.
 SHARES = {"world": 0.4, "note": 0.1, "roster": 0.11, "passage": 0.1, "written": 0.16, "item": 0.06, "needle": 0.07}
 # The kinds of generated questions; "unanswerable" ones are few, so that a stated answer is not declined.
-MIX = {"single": 13, "two": 26, "three": 12, "unanswerable": 8, "latest-version": 10, "compare": 4, "list": 11, "chat": 8,
+MIX = {"single": 13, "two": 26, "three": 12, "unanswerable": 11, "latest-version": 10, "compare": 4, "list": 11, "chat": 8,
        "needle": 4, "natural-pair": 4, "natural-qa": 7, "paraphrase": 15, "chat-paraphrase": 5}
 # After how many rounds of reading a sample's step is taken, by the number of rounds that its question needs. The request
 # for a second document is the rarest and hardest step: it gets most.
@@ -91,6 +91,8 @@ NOISE = 0.5  # share of rounds in which documents were read besides, as the engi
 MISSED = 0.09  # share of samples with a round that read in vain
 EARLY = 0.1  # share of chains of which the second document was read with the first
 REWORDED = 0.1
+DENSE = 0.6  # share of the worlds
+ABSENT = 10  # written items that are asked about and not in the memory
 DECISION = 3.0  # weight of the token that ends retrieval or asks for more, once something has been read
 NAMES_SHARED = (300, 300)  # given and family names
 NAMES_NEAR = (60, 60, 6)  # of every other window: fewer, and the family names that begin in six ways besides
@@ -290,7 +292,7 @@ class StepBuilder:
                     pools["passage"].append(Asked(*made, [[source]], wide=True))
         self._place_written(pools["written"], rng)
         self._place_needles(pools["needle"], rng)
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             self._place_world(pools["world"], rng, capacity)
         else:
             self._place_generated(pools["world"], rng)
@@ -341,7 +343,7 @@ class StepBuilder:
                 continue
             pool += [Asked(q, a, [[source]]) for q, a in note.facts]
             # What the note does not say is declined after a look at it.
-            if note.missing and rng.random() < 0.5:
+            if note.missing and rng.random() < 0.7:
                 pool.append(Asked(rng.choice(note.missing), UNKNOWN, [[source]]))
 
     def _place_rosters(self, pool: list[Asked], rng: random.Random) -> None:
@@ -365,14 +367,14 @@ class StepBuilder:
                 pool.append(Asked(question, UNKNOWN, [[sources[0]]]))
 
     def _place_written(self, pool: list[Asked], rng: random.Random) -> None:
-        items = rng.sample(self.written, min(self.shape.written + 6, len(self.written)))
+        items = rng.sample(self.written, min(self.shape.written + ABSENT, len(self.written)))
         for item in items[: self.shape.written]:
             source = self._place(item["text"])
             if source is None:
                 continue
             # Of prose no other memory says the same; another note may ("When is the dentist?").
             pool += [Asked(q, a, [[source]], wide=not item["g"].startswith("note/")) for q, a in item["qa"]]
-            if rng.random() < 0.3:
+            if rng.random() < 0.6:
                 pool.append(Asked(item["missing"], UNKNOWN, [[source]]))
         for item in items[self.shape.written :]:  # not in this memory
             pool.append(Asked(rng.choice(item["qa"])[0], UNKNOWN, []))
@@ -427,7 +429,8 @@ class StepBuilder:
                 pool.append(Asked(ask.format(about=about, kind=kind, keys=keys), ", ".join(values), [list(sources)], list(values), True))
 
     def _place_world(self, pool: list[Asked], rng: random.Random, capacity: int) -> None:
-        world = World(rng, self.shape.people, False, self.names)
+        dense = rng.random() < DENSE
+        world = World(rng, self.shape.people, False, self.names, dense)
         source_of: dict[int, int] = {}
         for i, text in enumerate(world.documents):
             if len(self.texts) < capacity * 0.92 and (source := self._place(text)) is not None:
@@ -438,12 +441,16 @@ class StepBuilder:
                 about.setdefault(fact.subject, []).append(source_of[fact.document])
         for _ in range(4 * self.shape.people):
             x = rng.random()
-            if x < 0.1:
+            if x < 0.05:
+                if (q := world.stranger()) is not None:
+                    pool.append(Asked(q.text, UNKNOWN, []))
+                continue
+            if x < 0.14:
                 q = world.unanswerable()
                 near = next((s for subject, s in about.items() if re.search(rf"\b{re.escape(subject)}\b", q.text)), [])
                 pool.append(Asked(q.text, UNKNOWN, [rng.sample(sorted(set(near)), 1)] if near else []))
                 continue
-            q = world.single() if x < 0.4 else world.multi(2 if x < 0.82 else 3)
+            q = world.single() if x < 0.44 else world.multi(2 if x < 0.83 else 3)
             if q is not None and all(d in source_of for hop in q.hops for d in hop):
                 pool.append(Asked(q.text, q.answer, [[source_of[d] for d in hop] for hop in q.hops]))
 
@@ -475,7 +482,7 @@ class StepBuilder:
 
     def _noise(self, question: str, gold: list[int], rng: random.Random, n: int) -> list[int]:
         """Documents that were fetched in vain: mostly such as share words with the question or what it is about."""
-        pool = [s for s in rng.sample(range(len(self.texts)), min(80, len(self.texts))) if s not in gold]
+        pool = [s for s in rng.sample(range(len(self.texts)), min(160, len(self.texts))) if s not in gold]
         if rng.random() < 0.7:
             words = set(re.findall(r"\w+", question)).union(*({w for w in self._words(s) if w[:1].isupper()} for s in gold))
             near = {s: len(words & self._words(s)) for s in pool}

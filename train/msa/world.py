@@ -237,6 +237,12 @@ for _r in RELATIONS:
 ENTITY_TYPES = ("person", "org", "project", "pet")
 
 
+def few_relations(rng: random.Random, relations: list[Relation]) -> list[Relation]:
+    """At most two that lead on to something else, and three that do not."""
+    leading, others = [r for r in relations if r.nouns], [r for r in relations if not r.nouns]
+    return rng.sample(leading, min(2, len(leading))) + rng.sample(others, min(3, len(others)))
+
+
 def in_evaluation(name: str) -> bool:
     """One name in eight belongs to the evaluation."""
     return zlib.crc32(name.encode()) % 8 == 0
@@ -267,26 +273,33 @@ class World:
     """Documents (texts, in the order they were remembered) and facts to ask about."""
 
     def __init__(self, rng: random.Random, n_people: int, evaluation: bool,
-                 names: tuple[Sequence[str], Sequence[str]] | None = None):
-        """`names`: more given and family names to draw from, for training."""
+                 names: tuple[Sequence[str], Sequence[str]] | None = None, dense: bool = False):
+        """`names`: more given and family names to draw from, for training. `dense`: few names and relations, so that
+        whatever is asked of somebody is said of many whose names are nearly the same, as in a memory of millions."""
         self.rng, self.evaluation, self._family = rng, evaluation, names[1] if names else ()
         self.documents: list[str] = []
         self.facts: dict[tuple[str, str], Fact] = {}
         self._used: set[str] = set()
         # Few first and last names per world, so that many people share one of them.
         given = names[0] if names and rng.random() < 0.6 else FIRST
-        firsts = rng.sample(given, min(len(given), 12 + n_people // 4))
-        lasts = [self._last() for _ in range(8 + n_people // 4)]
-        self.entities = {
-            "person": self._names(n_people, lambda: f"{rng.choice(firsts)} {rng.choice(lasts)}"),
-            "org": self._names(max(3, n_people // 5), lambda: f"{self._last()} {rng.choice(ORG_END)}"),
-            "project": self._names(
-                max(3, n_people // 6),
-                lambda: f"Project {rng.choice(PROJECT)}"
-                + rng.choice(["", f" {rng.randrange(2, 99)}", f" {self._last()}"]),
-            ),
-            "pet": self._names(max(2, n_people // 6), lambda: rng.choice(PET_START) + rng.choice(PET_END)),
+        firsts = rng.sample(given, 5 if dense else min(len(given), 12 + n_people // 4))
+        if dense:
+            starts = rng.sample(LAST_START, 3)
+            lasts = [self._last() for _ in range(6)] + [rng.choice(starts) + rng.choice(LAST_END) for _ in range(12)]
+        else:
+            lasts = [self._last() for _ in range(8 + n_people // 4)]
+        some = lambda words, n: rng.sample(words, n) if dense else words
+        ends, projects, pets = some(ORG_END, 3), some(PROJECT, 2), some(PET_START, 3)
+        last = (lambda: rng.choice(lasts)) if dense else self._last
+        self._draw = {
+            "person": lambda: f"{rng.choice(firsts)} {rng.choice(lasts)}",
+            "org": lambda: f"{last()} {rng.choice(ends)}",
+            "project": lambda: f"Project {rng.choice(projects)}" + rng.choice(["", f" {rng.randrange(2, 99)}", f" {last()}"]),
+            "pet": lambda: rng.choice(pets) + rng.choice(PET_END),
         }
+        share = {"person": n_people, "org": max(3, n_people // 5), "project": max(3, n_people // 6), "pet": max(2, n_people // 6)}
+        self.entities = {kind: self._names(n, self._draw[kind]) for kind, n in share.items()}
+        self.relations = {kind: few_relations(rng, of_kind) if dense else of_kind for kind, of_kind in BY_SUBJECT.items()}
         self._make_facts()
         self._write_documents()
 
@@ -340,7 +353,7 @@ class World:
             subjects += [(x, kind) for x in r.sample(LISTS[kind], r.randrange(3, len(LISTS[kind]) // 2 + 3))]
         pets = list(self.entities["pet"])
         for subject, kind in subjects:
-            relations = BY_SUBJECT[kind]
+            relations = self.relations[kind]
             n = min(len(relations), r.randrange(2, 6) if kind != "pet" else 2)
             for relation in r.sample(relations, n):
                 if relation.value == "pet":
@@ -464,6 +477,12 @@ class World:
                 subject = self.rng.choice(self.entities[kind])
             else:
                 subject = self.rng.choice(LISTS[kind])
-            relation = self.rng.choice(BY_SUBJECT[kind])
+            relation = self.rng.choice(self.relations[kind])
             if (subject, relation.name) not in self.facts:
                 return Question(self._ask(relation, subject), UNKNOWN, [])
+
+    def stranger(self) -> Question | None:
+        """About somebody or something that no document names, called much like those that they do name."""
+        kind = self.rng.choice(["person", "person", "person", "org", "project", "pet"])
+        names = self._names(1, self._draw[kind])
+        return Question(self._ask(self.rng.choice(self.relations[kind]), names[0]), UNKNOWN, []) if names else None
