@@ -2,11 +2,11 @@
 //
 // A step's products are bound by memory, which delivers only while enough of it is asked for.
 // Launched one by one, each product waits for the last block of the one before; here nothing ever
-// ends. The weights of a step are known from the start, so every warp pulls its share of all
-// products, one after the other, through a ring in shared memory and asks for the next piece as it
-// has read one, whatever product that belongs to. A multiprocessor has 190 KB under way, 6 us of
-// its part of the bandwidth, which is what passes between two products without the memory standing
-// still.
+// ends. The weights of a step are known from the start, so one warp of every block asks for the
+// block's rows of all products, one after the other, into a ring in shared memory, and waits for
+// nothing but room in it. A multiprocessor has some 180 KB under way or ready, 6 us of its part of
+// the bandwidth, which is what passes between two products without the memory standing still. The
+// other warps take what is ready several times faster than memory delivers.
 //
 // Between products every block needs every other's results. They travel in words of 64 bits, a
 // value and the number of the layer since the start (`epoch`), written and read whole: whoever
@@ -25,17 +25,23 @@
 namespace msadb::kernels::cuda {
 namespace {
 
-constexpr unsigned kWarps = 8;
+constexpr unsigned kWarps = 10;  // that compute
 constexpr unsigned kThreads = 32 * kWarps;
-constexpr int kGroupMax = 2;  // query heads that share a reading of the keys
+constexpr unsigned kLaunched = kThreads + 32;  // and one that asks for weights
+constexpr int kGroupMax = 2;                   // query heads that share a reading of the keys
 constexpr unsigned kKeysPerSplit = 64;
 
-constexpr unsigned kLoadBytes = 512;    // what a warp reads at a time
-constexpr unsigned kPieceBytes = 2048;  // of one bulk copy
-constexpr unsigned kPieceLoads = kPieceBytes / kLoadBytes;
-constexpr unsigned kStagesMax = 13;
+// A row of weights comes in chunks of equal length (the last may be shorter), at most kChunkSteps
+// times kStepBytes. A tile is one chunk of kTileRows rows, the n of a matrix instruction; the k of
+// two such instructions is one step.
+constexpr unsigned kTileRows = 8;
+constexpr unsigned kStepBytes = 64;
+constexpr unsigned kStepCols = kStepBytes / sizeof(bf16);
+constexpr unsigned kChunkSteps = 40;
+constexpr unsigned kStepsHeld = CeilDiv(kChunkSteps, kWarps);  // of a tile, by a warp
+constexpr unsigned kSlotsMax = 16;
 constexpr size_t kDynamicShared = 222 * 1024;
-constexpr int kHeld = 16;   // values of a normalised row that a thread holds
+constexpr int kHeld = 13;   // values of a normalised row that a thread holds
 constexpr int kAtOnce = 8;  // words that a thread waits for together
 // The head is as many products, so that logits leave while others are computed.
 constexpr unsigned kHeadParts = 8;
@@ -60,7 +66,8 @@ struct Params {
       partial;  // attention over a part of the keys: [item][split][kGroupMax][head_dim + 2] float32
   uint32_t epoch;  // of the first layer; not 0
   unsigned staged_bytes;
-  unsigned stages;
+  unsigned slots;
+  unsigned slot_bytes;
   unsigned sums;
   DecodeStepLayer layer[kDecodeStepLayersMax];
 };
@@ -127,19 +134,27 @@ __device__ __forceinline__ unsigned RowOfBlock(unsigned rows, unsigned block) {
 // The kinds of products: those of a layer, then the parts of the head.
 constexpr unsigned kKinds = kLayerProducts + kHeadParts;
 
-// A block's rows of products of a kind.
+// A block's rows of products of a kind, and the tiles that they are read in.
 struct Share {
   unsigned row_bytes;
   unsigned first_row;
   unsigned n_rows;
-  unsigned fold;  // gated: where, in bytes of the block's rows, those of the up projection begin
+  unsigned all_rows;  // gated: those of the gate, then as many of the up projection
+  unsigned chunks;    // of a row
+  unsigned chunk_bytes;
+  unsigned stride;  // of a tile's rows in shared memory
 };
 
-// A warp's part: bytes [begin, end) of the block's rows one after the other (gated: all rows of the
-// gate, then all of the up projection), which begin in byte `column` of the block's row `row`.
-struct WarpShare {
-  unsigned begin, end, row, column;
+// How rows of `cols` weights are cut. Rows of a tile lie half of the banks apart from each other.
+struct Cut {
+  unsigned chunks, chunk_bytes, stride;
 };
+__host__ __device__ constexpr Cut CutOf(size_t cols) {
+  const unsigned steps = CeilDiv(cols, kStepCols);
+  const unsigned chunks = CeilDiv(steps, kChunkSteps);
+  const unsigned bytes = CeilDiv(steps, chunks) * kStepBytes;
+  return {CeilDiv(steps * kStepBytes, bytes), bytes, bytes % 128 == 0 ? bytes + 64 : bytes};
+}
 
 template <unsigned kHeadDim>
 __device__ __forceinline__ Share ShareOf(const Params& p, unsigned kind) {
@@ -166,19 +181,14 @@ __device__ __forceinline__ Share ShareOf(const Params& p, unsigned kind) {
   }
   const unsigned first = RowOfBlock(rows / unit, blockIdx.x) * unit;
   const unsigned n_rows = RowOfBlock(rows / unit, blockIdx.x + 1) * unit - first;
-  const unsigned row_bytes = cols * unsigned{sizeof(bf16)};
-  return {row_bytes, begin + first, n_rows, kind == 2 ? n_rows * row_bytes : ~0u};
-}
-
-__device__ __forceinline__ WarpShare WarpShareOf(const Share& share, unsigned warp) {
-  const unsigned loads =
-      share.n_rows * (share.fold != ~0u ? 2 : 1) * (share.row_bytes / kLoadBytes);
-  WarpShare mine;
-  mine.begin = static_cast<unsigned>(uint64_t{loads} * warp / kWarps) * kLoadBytes;
-  mine.end = static_cast<unsigned>(uint64_t{loads} * (warp + 1) / kWarps) * kLoadBytes;
-  mine.row = mine.begin / share.row_bytes;
-  mine.column = mine.begin % share.row_bytes;
-  return mine;
+  const Cut cut = CutOf(cols);
+  return {cols * unsigned{sizeof(bf16)},
+          begin + first,
+          n_rows,
+          kind == 2 ? 2 * n_rows : n_rows,
+          cut.chunks,
+          cut.chunk_bytes,
+          cut.stride};
 }
 
 __device__ __forceinline__ unsigned KindOf(const Params& p, unsigned product) {
@@ -196,75 +206,62 @@ __device__ __forceinline__ const uint8_t* WeightsOf(const Params& p, unsigned pr
                                                  : layer.down);
 }
 
-// A warp's part is two runs that each lie in one place, the second empty unless gated. A run is
-// copied in pieces, the last of which may be short.
-struct Run {
-  const uint8_t* from;
-  unsigned bytes;
-};
-
-__device__ __forceinline__ unsigned RunBytes(const Share& share, const WarpShare& mine,
-                                             unsigned half) {
-  if (half == 0) return mine.begin < share.fold ? min(share.fold, mine.end) - mine.begin : 0;
-  const unsigned from = max(mine.begin, share.fold);
-  return from < mine.end ? mine.end - from : 0;
-}
-
-__device__ __forceinline__ Run RunOf(const Params& p, const Share& share, const WarpShare& mine,
-                                     unsigned product, unsigned half) {
-  const uint8_t* const low = WeightsOf(p, product) + size_t{share.first_row} * share.row_bytes;
-  const uint8_t* const from = half == 0 ? low + mine.begin
-                                        : low + size_t{p.inner} * share.row_bytes +
-                                              (max(mine.begin, share.fold) - share.fold);
-  return {from, RunBytes(share, mine, half)};
-}
-
 template <unsigned kHeadDim>
-__global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_constant__ Params p) {
   auto* const shared = DynamicShared<uint8_t>();
-  __shared__ uint64_t arrived[kWarps][kStagesMax];
+  __shared__ uint64_t filled[kSlotsMax];   // by copies
+  __shared__ uint64_t emptied[kSlotsMax];  // by the warps that compute
   __shared__ Share shares[kKinds];
-  __shared__ WarpShare warp_shares[kKinds][kWarps];
-  __shared__ float carries[kWarps];
-  __shared__ unsigned carry_rows[kWarps];
-  __shared__ float norm_sums[33];
+  __shared__ float norm_sums[kWarps];
   auto* const staged = reinterpret_cast<bf16*>(shared);  // a product's inputs
-  uint8_t* const rings = shared + p.staged_bytes;
-  auto* const sums = reinterpret_cast<float*>(rings + kWarps * p.stages * kPieceBytes);
+  uint8_t* const ring = shared + p.staged_bytes;
+  auto* const sums = reinterpret_cast<float*>(ring + p.slots * p.slot_bytes);
   float* const residual = sums + p.sums;  // of this block's rows of the hidden state
   const unsigned thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
 
-  if (thread < kWarps * p.stages) {
-    BarrierInit(&arrived[thread / p.stages][thread % p.stages], 1);
+  if (thread < p.slots) {
+    BarrierInit(&filled[thread], 1);
+    BarrierInit(&emptied[thread], kWarps);
     BarrierInitFence();
   }
-  if (thread < kKinds * kWarps) {
-    const unsigned kind = thread / kWarps, of = thread % kWarps;
-    const Share share = ShareOf<kHeadDim>(p, kind);
-    if (of == 0) shares[kind] = share;
-    warp_shares[kind][of] = WarpShareOf(share, of);
-  }
+  if (thread < kKinds) shares[thread] = ShareOf<kHeadDim>(p, thread);
   __syncthreads();
-  uint8_t* const ring = rings + warp * p.stages * kPieceBytes;
-  const unsigned runs = 2 * (kLayerProducts * p.layers + kHeadParts);
-  Run wanted = {nullptr, 0};
-  unsigned next_run = 0;
-  const auto request = [&](unsigned at_stage) {
-    while (wanted.bytes == 0) {
-      if (next_run == runs) return;
-      const unsigned kind = KindOf(p, next_run / 2);
-      wanted = RunOf(p, shares[kind], warp_shares[kind][warp], next_run / 2, next_run % 2);
-      ++next_run;
+  unsigned slot = 0;
+  uint32_t parity = 0;
+  const auto next_slot = [&] {
+    if (++slot == p.slots) {
+      slot = 0;
+      parity ^= 1;
     }
-    const unsigned bytes = min(kPieceBytes, wanted.bytes);
-    if (lane == 0) {
-      BarrierExpect(&arrived[warp][at_stage], bytes);
-      CopyBulk(ring + at_stage * kPieceBytes, wanted.from, bytes, &arrived[warp][at_stage]);
-    }
-    wanted.from += bytes;
-    wanted.bytes -= bytes;
   };
-  for (unsigned s = 0; s < p.stages; ++s) request(s);
+
+  if (warp == kWarps) {
+    for (unsigned product = 0; product < kLayerProducts * p.layers + kHeadParts; ++product) {
+      const unsigned kind = KindOf(p, product);
+      const Share share = shares[kind];
+      const uint8_t* const low = WeightsOf(p, product) + size_t{share.first_row} * share.row_bytes;
+      // Gated: where the up projection's rows would begin if they followed the gate's at once.
+      const size_t skipped = kind == 2 ? p.inner - share.n_rows : 0;
+      const uint8_t* const high = low + skipped * share.row_bytes;
+      for (unsigned first = 0; first < share.all_rows; first += kTileRows) {
+        const unsigned row = first + lane, n = min(kTileRows, share.all_rows - first);
+        const uint8_t* from = (row < share.n_rows ? low : high) + size_t{row} * share.row_bytes;
+        for (unsigned begin = 0; begin < share.row_bytes; begin += share.chunk_bytes) {
+          const unsigned bytes = min(share.chunk_bytes, share.row_bytes - begin);
+          BarrierWait(&emptied[slot], parity ^ 1);
+          if (lane == 0) BarrierExpect(&filled[slot], n * bytes);
+          __syncwarp();
+          if (lane < n) {
+            CopyBulk(ring + slot * p.slot_bytes + lane * share.stride, from + begin, bytes,
+                     &filled[slot]);
+          }
+          next_slot();
+        }
+      }
+    }
+    return;
+  }
+  const auto sync = [] { SyncSome<1>(kThreads); };
 
   const unsigned own_first = RowOfBlock(p.hidden, blockIdx.x);
   const unsigned own_rows = RowOfBlock(p.hidden, blockIdx.x + 1) - own_first;
@@ -289,95 +286,84 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) squares += held[j] * held[j];
-    const float scale =
-        rsqrtf(BlockSum(squares, norm_sums) / static_cast<float>(p.hidden) + p.epsilon);
+    squares = WarpSum(squares);
+    if (lane == 0) norm_sums[warp] = squares;
+    sync();
+    float sum = 0;
+#pragma unroll
+    for (unsigned w = 0; w < kWarps; ++w) sum += norm_sums[w];
+    const float scale = rsqrtf(sum / static_cast<float>(p.hidden) + p.epsilon);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
       const unsigned i = thread + j * kThreads;
       if (i < p.hidden) staged[i] = FromFloat<bf16>(held[j] * scale * factors[j]);
     }
-    __syncthreads();
+    sync();
   };
   const auto stage_pairs = [&](const uint64_t* words, unsigned values, uint32_t epoch) {
     Await(words, values / 2, epoch, InPlace(),
           [&](unsigned i, uint32_t pair) { reinterpret_cast<uint32_t*>(staged)[i] = pair; });
-    __syncthreads();
+    sync();
   };
 
-  unsigned stage = 0;
-  uint32_t parity = 0;
-  // The block's rows of a product. The tensor cores multiply: the 512 bytes of a row that a warp
-  // reads at a time are 8 rows of 32 columns to them, as are the inputs' as columns; of the 64 sums
-  // those on the diagonal count. That wastes most of the arithmetic and nothing of what is scarce:
-  // instructions. A row may have parts in several warps: the one with the row's first byte leaves
-  // its sum in `sums`, one that begins within a row leaves that part in `carries`.
+  // The block's rows of a product. Weights are the second operand of the matrix instructions, a row
+  // a column; the inputs are the first row of the first, the rest of which is zero. A lane reads 16
+  // bytes of a row at a time, for two instructions: in both operands the order of k is that of what
+  // the lanes read. Warps divide the steps of a tile; sums[row][warp] are their parts.
   const auto multiply = [&](unsigned kind) -> const Share& {
     const Share& share = shares[kind];
-    const WarpShare mine = warp_shares[kind][warp];
-    const unsigned row_bytes = share.row_bytes;
-    unsigned row = mine.row;
-    unsigned column = mine.column;  // the next byte of it
-    bool carries_row = column > 0;
-    float low[4] = {}, high[4] = {};
-    if (lane == 0) carry_rows[warp] = ~0u;
-    const auto finish_row = [&] {
-      // The diagonal of low + high.
-      const float odd = low[1] + high[1], even = low[0] + high[0];
-      const float sum = WarpSum(lane % 4 != lane / 8 ? 0.0f : lane / 4 % 2 != 0 ? odd : even);
-      if (lane == 0) {
-        (carries_row ? carries[warp] : sums[row]) = sum;
-        if (carries_row) carry_rows[warp] = row;
+    const unsigned n_rows = share.all_rows, row_bytes = share.row_bytes;
+    const unsigned chunk_bytes = share.chunk_bytes;
+    const unsigned from_row = lane / 4 * share.stride, column = lane % 4 * 16;
+    for (unsigned first = 0; first < n_rows; first += kTileRows) {
+      float acc[4][4] = {};
+      for (unsigned begin = 0; begin < row_bytes; begin += chunk_bytes) {
+        const unsigned steps = min(chunk_bytes, row_bytes - begin) / kStepBytes;
+        const uint8_t* const tile = ring + slot * p.slot_bytes + from_row + column;
+        const uint8_t* const inputs = shared + begin + column;
+        uint4 words[kStepsHeld], given[kStepsHeld];
+#pragma unroll
+        for (unsigned i = 0; i < kStepsHeld; ++i) {
+          given[i] = {};
+          if (warp + i * kWarps < steps && lane < 4) {
+            given[i] = *reinterpret_cast<const uint4*>(inputs + (warp + i * kWarps) * kStepBytes);
+          }
+        }
+        BarrierWait(&filled[slot], parity);
+#pragma unroll
+        for (unsigned i = 0; i < kStepsHeld; ++i) {
+          if (warp + i * kWarps < steps) {
+            words[i] = *reinterpret_cast<const uint4*>(tile + (warp + i * kWarps) * kStepBytes);
+          }
+        }
+        __syncwarp();  // all lanes have read theirs
+        if (lane == 0) BarrierArrive(&emptied[slot]);
+        next_slot();
+#pragma unroll
+        for (unsigned i = 0; i < kStepsHeld; ++i) {
+          if (warp + i * kWarps < steps) {
+            Multiply(acc[i % 2 * 2], {given[i].x, 0, given[i].y, 0}, words[i].x, words[i].y);
+            Multiply(acc[i % 2 * 2 + 1], {given[i].z, 0, given[i].w, 0}, words[i].z, words[i].w);
+          }
+        }
       }
-      carries_row = false;
+      if (lane < 4) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) low[i] = high[i] = 0;
-      ++row;
-      column = 0;
-    };
-    for (unsigned half = 0; half < 2; ++half) {
-      for (unsigned left = RunBytes(share, mine, half); left > 0;) {
-        const unsigned bytes = min(kPieceBytes, left);
-        BarrierWait(&arrived[warp][stage], parity);
-        uint4 words[kPieceLoads], inputs[kPieceLoads];
-        unsigned ahead = column;
-#pragma unroll
-        for (unsigned j = 0; j < kPieceLoads; ++j) {
-          if (j * kLoadBytes < bytes) {
-            words[j] = *reinterpret_cast<const uint4*>(ring + stage * kPieceBytes + j * kLoadBytes +
-                                                       lane * 16);
-            inputs[j] = *reinterpret_cast<const uint4*>(shared + ahead + lane * 16);
+        for (unsigned i = 0; i < 2; ++i) {
+          const unsigned row = first + 2 * lane + i;
+          if (row < n_rows) {
+            sums[row * kWarps + warp] = (acc[0][i] + acc[1][i]) + (acc[2][i] + acc[3][i]);
           }
-          ahead += kLoadBytes;
-          if (ahead == row_bytes) ahead = 0;
-        }
-        __syncwarp();  // all lanes have read the piece
-        request(stage);
-#pragma unroll
-        for (unsigned j = 0; j < kPieceLoads; ++j) {
-          if (j * kLoadBytes < bytes) {
-            Multiply(low, {words[j].x, words[j].x, words[j].y, words[j].y}, inputs[j].x,
-                     inputs[j].y);
-            Multiply(high, {words[j].z, words[j].z, words[j].w, words[j].w}, inputs[j].z,
-                     inputs[j].w);
-            column += kLoadBytes;
-            if (column == row_bytes) finish_row();
-          }
-        }
-        left -= bytes;
-        if (++stage == p.stages) {
-          stage = 0;
-          parity ^= 1;
         }
       }
     }
-    if (column > 0) finish_row();  // the rest of it is another warp's, which carries it
-    __syncthreads();
+    sync();
     return share;
   };
   const auto sum_of = [&](unsigned i) {
-    float sum = sums[i];
+    float sum = 0;
 #pragma unroll
-    for (unsigned w = 0; w < kWarps; ++w) sum += carry_rows[w] == i ? carries[w] : 0.0f;
+    for (unsigned w = 0; w < kWarps; ++w) sum += sums[i * kWarps + w];
     return sum;
   };
   const auto add_to_residual = [&](uint64_t* words, uint32_t epoch) {
@@ -397,7 +383,7 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
     constexpr unsigned kKeysPerWarp = 32 / kLanes;  // at a time
     constexpr unsigned kStep = kWarps * kKeysPerWarp;
     constexpr unsigned kRow = kHeadDim + 2;
-    constexpr int kUnroll = 5;  // keys and values of a lane under way
+    constexpr int kUnroll = 4;  // keys and values of a lane under way
     // In the place of a product's inputs.
     float(*const merged)[kGroupMax][kRow] = reinterpret_cast<float(*)[kGroupMax][kRow]>(shared);
     auto* const projected =
@@ -454,7 +440,7 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
       Await(p.projected, n_queries + 2 * kHeadDim, epoch, place, [&](unsigned i, uint32_t value) {
         projected[i] = FromFloat<bf16>(__uint_as_float(value));
       });
-      __syncthreads();
+      sync();
       const auto head_of = [&](unsigned h) {
         return *reinterpret_cast<const uint4*>(projected + h * kHeadDim + begin);
       };
@@ -494,7 +480,7 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
         }
       }
       softmax.Leave(merged[warp]);
-      __syncthreads();
+      sync();
       uint64_t* const to_attended = p.attended + first_head * kHeadDim / 2;
       uint64_t* const to_partial = p.partial + size_t{part} * kGroupMax * kRow;
       for (unsigned i = thread; i < n_queries / 2; i += kThreads) {
@@ -557,7 +543,7 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
           StoreWord(to_attended + i, Word(Pack(low / sum, high / sum), epoch));
         }
       }
-      __syncthreads();  // before another part's projections
+      sync();  // before another part's projections
     }
   };
 
@@ -603,14 +589,14 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeStepKernel(const __grid_con
     for (unsigned i = thread; i < rows.n_rows; i += kThreads) {
       p.logits[rows.first_row + i] = sum_of(i);
     }
-    __syncthreads();  // before the next part's sums
+    sync();  // before the next part's sums
   }
 }
 
 // What a launch needs, and the kernel for it.
 struct Plan {
   void (*kernel)(Params) = nullptr;
-  unsigned staged_bytes = 0, stages = 0, sums = 0;
+  unsigned staged_bytes = 0, slots = 0, slot_bytes = 0, sums = 0;
   size_t shared = 0;
 };
 
@@ -624,16 +610,17 @@ cudaError_t MakePlan(const DecodeStepParams& s, Plan* plan) {
   const size_t blocks = s.multiprocessors;
   const size_t qkv = (s.heads + 2 * s.kv_heads) * kHeadDim;
   plan->sums =
-      std::max({CeilDiv(qkv, blocks), 4 * CeilDiv(s.inner / 2, blocks),
-                CeilDiv(CeilDiv(s.vocab, kHeadParts), blocks), CeilDiv(s.hidden, blocks)}) +
-      1;
-  const size_t residual = CeilDiv(s.hidden, blocks) + 1;
+      kWarps * std::max({CeilDiv(qkv, blocks), 4 * CeilDiv(s.inner / 2, blocks),
+                         CeilDiv(CeilDiv(s.vocab, kHeadParts), blocks), CeilDiv(s.hidden, blocks)});
+  const size_t residual = CeilDiv(s.hidden, blocks);
+  const size_t stride =
+      std::max({CutOf(s.hidden).stride, CutOf(s.heads * kHeadDim).stride, CutOf(s.inner).stride});
+  plan->slot_bytes = CeilDiv(kTileRows * stride, 128) * 128;
   const size_t others = plan->staged_bytes + (plan->sums + residual) * sizeof(float);
-  constexpr size_t kStageBytes = size_t{kWarps} * kPieceBytes;
-  if (others + 2 * kStageBytes > kDynamicShared) return cudaErrorInvalidConfiguration;
-  plan->stages =
-      static_cast<unsigned>(std::min<size_t>((kDynamicShared - others) / kStageBytes, kStagesMax));
-  plan->shared = others + plan->stages * kStageBytes;
+  if (others + 2 * size_t{plan->slot_bytes} > kDynamicShared) return cudaErrorInvalidConfiguration;
+  plan->slots = static_cast<unsigned>(
+      std::min<size_t>((kDynamicShared - others) / plan->slot_bytes, kSlotsMax));
+  plan->shared = others + size_t{plan->slots} * plan->slot_bytes;
   const bool allowed = AllowShared(plan->kernel, plan->shared) == cudaSuccess;
   return allowed ? cudaSuccess : cudaErrorInvalidConfiguration;
 }
@@ -654,12 +641,10 @@ size_t DecodeStepWords(const DecodeStepParams& s) {
 
 bool DecodeStepFits(const DecodeStepParams& s) {
   const size_t q_dim = s.heads * s.head_dim;
-  const auto whole_loads = [](size_t cols) {
-    return cols > 0 && cols * sizeof(bf16) % kLoadBytes == 0;
-  };
+  const auto whole_steps = [](size_t cols) { return cols > 0 && cols % kStepCols == 0; };
   if (s.layer_count == 0 || s.layer_count > kDecodeStepLayersMax || s.kv_heads == 0 ||
       s.heads % s.kv_heads != 0 || (s.head_dim != 64 && s.head_dim != 128) ||
-      !whole_loads(s.hidden) || !whole_loads(s.inner) || !whole_loads(q_dim) ||
+      !whole_steps(s.hidden) || !whole_steps(s.inner) || !whole_steps(q_dim) ||
       s.hidden > kHeld * kThreads || s.hidden < s.multiprocessors ||
       s.inner / 2 < s.multiprocessors || q_dim < s.multiprocessors || s.vocab > (1u << 30)) {
     return false;
@@ -704,10 +689,11 @@ cudaError_t LaunchDecodeStep(const DecodeStepParams& s, uint64_t* words, uint32_
   p.partial = p.gated + s.inner / 2;
   p.epoch = epoch;
   p.staged_bytes = plan.staged_bytes;
-  p.stages = plan.stages;
+  p.slots = plan.slots;
+  p.slot_bytes = plan.slot_bytes;
   p.sums = plan.sums;
   std::copy_n(s.layers, s.layer_count, p.layer);
-  return LaunchTogether(plan.kernel, static_cast<unsigned>(s.multiprocessors), kThreads,
+  return LaunchTogether(plan.kernel, static_cast<unsigned>(s.multiprocessors), kLaunched,
                         plan.shared, stream, p);
 }
 

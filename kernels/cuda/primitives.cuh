@@ -139,6 +139,12 @@ __device__ __forceinline__ void PrefetchL2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
+// A barrier of `threads` threads of the block, whole warps. kBarrier: 1 to 15; 0 is __syncthreads().
+template <unsigned kBarrier>
+__device__ __forceinline__ void SyncSome(unsigned threads) {
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "r"(threads) : "memory");
+}
+
 // --- Barriers of asynchronous copies ---
 //
 // A phase of a barrier ends when `arrivals` threads have arrived and as many bytes as they announced

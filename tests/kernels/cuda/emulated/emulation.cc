@@ -112,6 +112,10 @@ struct BlockState {
   unsigned live = 0;
   unsigned arrived = 0;
   uint64_t generation = 0;
+  struct {
+    unsigned arrived = 0;
+    uint64_t generation = 0;
+  } named[16];
   std::vector<Copy> later;
   std::mt19937 random{1};
   uint64_t idle_rounds = 0;  // in which nobody did anything but wait
@@ -360,6 +364,11 @@ void Yield() {
 }
 
 void SyncThreads() { Meet(block->live, &block->arrived, &block->generation); }
+
+void SyncSome(unsigned barrier, unsigned threads) {
+  auto& named = block->named[barrier];
+  Meet(threads, &named.arrived, &named.generation);
+}
 
 void SyncWarp() {
   Warp& warp = MyWarp();

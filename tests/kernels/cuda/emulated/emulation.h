@@ -41,6 +41,7 @@ bool RunTogether(unsigned blocks, unsigned threads, size_t shared_bytes,
 // Lets others go on; for loops that wait for them. Ends the program when all wait in vain.
 void Yield();
 void SyncThreads();
+void SyncSome(unsigned barrier, unsigned threads);  // barrier: 1 to 15
 void SyncWarp();
 void SyncCluster();
 // What lane `source` of the warp brings to the same call.

@@ -205,6 +205,12 @@ inline void Pause() { emulated::Yield(); }
 
 inline void PrefetchL2(const void*) {}
 
+template <unsigned kBarrier>
+void SyncSome(unsigned threads) {
+  static_assert(kBarrier > 0 && kBarrier < 16);
+  emulated::SyncSome(kBarrier, threads);
+}
+
 // --- Barriers of asynchronous copies ---
 
 struct BarrierState {
