@@ -163,7 +163,8 @@ std::variant<std::shared_ptr<Call>, HttpReply> HttpService::Admit(const RequestH
   const size_t question_mark = std::min(target.find('?'), target.size());
 
   // Whoever has no token learns nothing of which addresses exist.
-  auto match = MatchRoute(head.method, target.substr(0, question_mark));
+  const std::string_view path = target.substr(0, question_mark);
+  auto match = MatchRoute(head.method, path);
   const bool is_public = match.ok() && match->route->scope == Scope::kPublic;
   std::shared_ptr<const Principal> principal = anyone_;
   if (!is_public && tokens_ != nullptr) {
@@ -176,7 +177,10 @@ std::variant<std::shared_ptr<Call>, HttpReply> HttpService::Admit(const RequestH
   }
   if (!match.ok()) {
     HttpReply reply = ErrorReply(match.status());
-    if (match.status().code() == StatusCode::kUnsupported) reply.status = 405;
+    if (match.status().code() == StatusCode::kUnsupported) {
+      reply.status = 405;
+      reply.fields.emplace_back("Allow", MethodsOf(path));
+    }
     return reply;
   }
 

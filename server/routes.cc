@@ -142,14 +142,9 @@ std::span<const Route> Routes() { return kRoutes; }
 
 Result<RouteMatch> MatchRoute(std::string_view method, std::string_view path) {
   const auto segments = Split(path, '/');
-  std::string methods;
   for (const Route& route : kRoutes) {
     const auto pattern = Split(route.path, '/');
-    if (!SegmentsMatch(pattern, segments)) continue;
-    if (route.method != method) {
-      methods += (methods.empty() ? "" : ", ") + std::string(route.method);
-      continue;
-    }
+    if (route.method != method || !SegmentsMatch(pattern, segments)) continue;
     RouteMatch match{.route = &route, .path = {}};
     for (size_t i = 0; i < segments.size(); ++i) {
       if (!IsVariable(pattern[i])) continue;
@@ -158,8 +153,20 @@ Result<RouteMatch> MatchRoute(std::string_view method, std::string_view path) {
     }
     return match;
   }
-  if (!methods.empty()) return Status::Unsupported("this address takes " + methods + " only");
+  if (const std::string methods = MethodsOf(path); !methods.empty()) {
+    return Status::Unsupported("this address takes " + methods + " only");
+  }
   return Status::NotFound("there is nothing at this address; GET /openapi.json lists all");
+}
+
+std::string MethodsOf(std::string_view path) {
+  const auto segments = Split(path, '/');
+  std::string methods;
+  for (const Route& route : kRoutes) {
+    if (!SegmentsMatch(Split(route.path, '/'), segments)) continue;
+    methods += (methods.empty() ? "" : ", ") + std::string(route.method);
+  }
+  return methods;
 }
 
 Result<std::map<std::string, std::string, std::less<>>> ParseQuery(std::string_view query,

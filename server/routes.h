@@ -63,6 +63,8 @@ struct RouteMatch {
 // NotFound: no such path. Unsupported: the path has other methods. InvalidArgument: percent signs
 // that encode nothing, or bytes that are not UTF-8.
 Result<RouteMatch> MatchRoute(std::string_view method, std::string_view path);
+// "GET, POST": what the path takes, in the order of Routes(); empty: no such path.
+std::string MethodsOf(std::string_view path);
 Result<std::map<std::string, std::string, std::less<>>> ParseQuery(std::string_view query,
                                                                    std::string_view known);
 

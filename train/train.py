@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import data
-from msa.batch import TEMPLATES, TINY, Shape, StepBuilder, load_natural, load_passages, to_device
+from msa.batch import NAMES_STEPS, TEMPLATES, TINY, Shape, StepBuilder, load_natural, load_passages, to_device
 from msa.export import write_model
 from msa.model import MATRICES, ROUTERS, KeyBank, MsaTrainer, fake_int4, layer_input, layer_output
 from msa.reference import Templates, load_weights
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=1.0, help="factor of all learning rates")
     parser.add_argument("--warmup", type=float, default=WARMUP, help="share of time that aligns the router first")
     parser.add_argument("--route-weight", type=float, default=0.5, help="b; 0: no auxiliary loss")
-    parser.add_argument("--bank-steps", type=int, default=64, help="memories of former steps that give negatives; 0: none")
+    parser.add_argument("--bank-steps", type=int, default=NAMES_STEPS, help="memories of former steps that give negatives; 0: none")
     parser.add_argument("--reset-router", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=14)

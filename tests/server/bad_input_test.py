@@ -97,7 +97,9 @@ class BadInputTest(support.ServerTest):
                                (self.path + "/documents?where={", 400), ("/healthz?x=1", 400)):
             reply = self.call("GET", target)
             self.assertEqual(reply.status, status, f"{target}: {reply}")
-        self.assertEqual(self.call("PATCH", self.path).status, 405)
+        reply = self.call("PATCH", self.path)
+        self.assertEqual(reply.status, 405)
+        self.assertIn("GET", reply.fields["Allow"].split(", "))
         self.assertEqual(self.call("GET", "/healthz", b"{}").status, 400)
 
     def test_protocol(self):
