@@ -1,7 +1,7 @@
 // The model on a GPU with the shapes of MSA-4B (Qwen3-4B) and random weights, built on the device:
 // nothing is read from disk.
 //
-//   bench_gpu_model [--device N] [--layers N] [--generate N] [--repeat N]
+//   bench_gpu_model [--device N] [--layers N] [--generate N] [--repeat N] [--only WHAT]
 //
 //   encode   packed documents per second, in tokens; floor: 2 operations per weight and token, and
 //            those of attention, at the rate of a large bfloat16 product measured in the same run
@@ -9,8 +9,9 @@
 //            weight read once per token at the copy bandwidth measured in the same run
 //   fetch    GB/s of 16 documents' content of one layer, gathered from a page-locked slab to the
 //            device in one step; rival: one large copy of as many bytes
+//   steps    how long each operation of a decoding step takes by itself
 //
-// Medians over `repeat` runs, with the spread. bench/kernels/transformers_4b.py measures the rival.
+// WHAT is one of these. Medians over `repeat` runs, with the spread. bench/kernels/transformers_4b.py measures the rival.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -38,6 +39,7 @@ struct Settings {
   int layers = 36;
   size_t generate = 128;
   size_t repeat = 5;
+  std::string only;  // empty: everything
 };
 
 void CheckCuda(cudaError_t error) {
@@ -394,9 +396,11 @@ int Main(int argc, char** argv) {
   Settings s;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
-    if (i + 1 >= argc) Fail(arg + " needs a number");
+    if (i + 1 >= argc) Fail(arg + " needs a value");
     const long value = std::strtol(argv[++i], nullptr, 10);
-    if (arg == "--device") {
+    if (arg == "--only") {
+      s.only = argv[i];
+    } else if (arg == "--device") {
       s.device = static_cast<int>(value);
     } else if (arg == "--layers") {
       s.layers = static_cast<int>(std::max(value, 2L));
@@ -408,6 +412,10 @@ int Main(int argc, char** argv) {
       Fail("unknown argument " + arg);
     }
   }
+  const auto wanted = [&](const char* what) { return s.only.empty() || s.only == what; };
+  if (!wanted("encode") && !wanted("decode") && !wanted("fetch") && !wanted("steps")) {
+    Fail("--only takes encode, decode, fetch or steps");
+  }
   auto made = kernels::MakeCudaBackend(s.device);
   Check(made.status());
   kernels::Backend* const backend = made->get();
@@ -416,17 +424,17 @@ int Main(int argc, char** argv) {
   std::printf("ceilings: copy %.2f TB/s (read + write), product of 8192^3 %.0f TFLOP/s\n",
               ceilings.copy_bytes / 1e12, ceilings.flops / 1e12);
   const ModelConfig config = Shapes(s.layers);
-  BenchFetch(s, config, backend);
+  if (wanted("fetch")) BenchFetch(s, config, backend);
   std::fflush(stdout);
   const Weights weights = MakeWeights(config, backend);
   std::printf("%d layers, %.2f GB of weights, %.2f GB read per token\n", config.n_layers,
               static_cast<double>(weights.bytes()) / 1e9,
               static_cast<double>(weights.bytes_per_token()) / 1e9);
   TokenStates states(&config, &weights, backend);
-  BenchDecode(s, config, weights, ceilings, &states, backend);
-  BenchSteps(s, config, weights, backend);
+  if (wanted("decode")) BenchDecode(s, config, weights, ceilings, &states, backend);
+  if (wanted("steps")) BenchSteps(s, config, weights, backend);
   std::fflush(stdout);
-  BenchEncode(s, config, weights, ceilings, &states, backend);
+  if (wanted("encode")) BenchEncode(s, config, weights, ceilings, &states, backend);
   return 0;
 }
 
