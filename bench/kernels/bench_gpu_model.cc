@@ -11,7 +11,8 @@
 //            device in one step; rival: one large copy of as many bytes
 //   steps    how long each operation of a decoding step takes by itself
 //
-// WHAT is one of these. Medians over `repeat` runs, with the spread. bench/kernels/transformers_4b.py measures the rival.
+// WHAT is one of these. Medians over `repeat` runs, with the spread.
+// bench/kernels/transformers_4b.py measures the rival.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>

@@ -110,12 +110,10 @@ struct BlockState {
   std::vector<Warp> warps;
   unsigned current = 0;
   unsigned live = 0;
-  unsigned arrived = 0;
-  uint64_t generation = 0;
   struct {
     unsigned arrived = 0;
     uint64_t generation = 0;
-  } named[16];
+  } barriers[16];  // the first is __syncthreads'
   std::vector<Copy> later;
   std::mt19937 random{1};
   uint64_t idle_rounds = 0;  // in which nobody did anything but wait
@@ -249,7 +247,8 @@ void FiberMain() {
     if (!block->later.empty()) Fail("a block ended before its copies");
     SwitchToHost();
   }
-  if (block->arrived == block->live) Release(&block->arrived, &block->generation);
+  auto& barrier = block->barriers[0];
+  if (barrier.arrived == block->live) Release(&barrier.arrived, &barrier.generation);
   SwitchTo(Next());
   std::abort();
 }
@@ -363,12 +362,12 @@ void Yield() {
   if (next != block->current) SwitchTo(next);
 }
 
-void SyncThreads() { Meet(block->live, &block->arrived, &block->generation); }
-
 void SyncSome(unsigned barrier, unsigned threads) {
-  auto& named = block->named[barrier];
-  Meet(threads, &named.arrived, &named.generation);
+  auto& meeting = block->barriers[barrier];
+  Meet(threads, &meeting.arrived, &meeting.generation);
 }
+
+void SyncThreads() { SyncSome(0, block->live); }
 
 void SyncWarp() {
   Warp& warp = MyWarp();
