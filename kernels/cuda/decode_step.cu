@@ -2,11 +2,12 @@
 //
 // A step's products are bound by memory, which delivers only while enough of it is asked for.
 // Launched one by one, each product waits for the last block of the one before; here nothing ever
-// ends. The weights of a step are known from the start, so one warp of every block asks for the
-// block's rows of all products, one after the other, into a ring in shared memory, and waits for
-// nothing but room in it. A multiprocessor has some 180 KB under way or ready, 6 us of its part of
-// the bandwidth, which is what passes between two products without the memory standing still. The
-// other warps take what is ready several times faster than memory delivers.
+// ends. The weights of a step are known from the start, so one thread of every block asks for the
+// block's rows of all products, one after the other, into a ring in shared memory. It has room for
+// some 180 KB a multiprocessor, 6 us of its part of the bandwidth, which is what passes between two
+// products without the memory standing still. No more of it is asked for at once than keeps the
+// memory busy: whatever blocks exchange meanwhile waits behind that. The other warps take what is
+// ready several times faster than memory delivers.
 //
 // Between products every block needs every other's results. They travel in words of 64 bits, a
 // value and the number of the layer since the start (`epoch`), written and read whole: whoever
@@ -17,6 +18,7 @@
 // All blocks are on the device together, one on each multiprocessor. Residual sums stay in the
 // block that owns their rows. The last token's key and value go to the cache on the way.
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/attention_query.cuh"
 #include "kernels/cuda/device.cuh"
@@ -31,18 +33,21 @@ constexpr unsigned kLaunched = kThreads + 32;  // and one that asks for weights
 constexpr int kGroupMax = 2;                   // query heads that share a reading of the keys
 constexpr unsigned kKeysPerSplit = 64;
 
-// A row of weights comes in chunks of equal length (the last may be shorter), at most kChunkSteps
-// times kStepBytes. A tile is one chunk of kTileRows rows, the n of a matrix instruction; the k of
-// two such instructions is one step.
-constexpr unsigned kTileRows = 8;
+// Eight parts of rows of weights go through a matrix instruction together: a group of one, two or
+// four rows, each in as many segments of its columns as make it eight (Cut). A step is 64 bytes of
+// each. A tile is about kTileBytes of whole groups, rows that follow each other: one copy, since
+// asking for one takes as long for 64 bytes as for 20 KB.
+constexpr unsigned kParts = 8;
 constexpr unsigned kStepBytes = 64;
 constexpr unsigned kStepCols = kStepBytes / sizeof(bf16);
-constexpr unsigned kChunkSteps = 40;
-constexpr unsigned kStepsHeld = CeilDiv(kChunkSteps, kWarps);  // of a tile, by a warp
+constexpr unsigned kTileBytes = 20 * 1024;
+constexpr unsigned kStepsHeld = 4;  // of a segment, by a warp at a time
 constexpr unsigned kSlotsMax = 16;
+// Tiles under way at once. What blocks exchange would queue behind more of them.
+constexpr unsigned kUnderWay = 2;
 constexpr size_t kDynamicShared = 222 * 1024;
-constexpr int kHeld = 13;   // values of a normalised row that a thread holds
-constexpr int kAtOnce = 8;  // words that a thread waits for together
+constexpr int kHeld = 7;    // pairs of a normalised row that a thread holds
+constexpr int kAtOnce = 8;  // pairs of words that a thread waits for together
 // The head is as many products, so that logits leave while others are computed.
 constexpr unsigned kHeadParts = 8;
 constexpr unsigned kLayerProducts = 4;
@@ -78,51 +83,52 @@ __device__ __forceinline__ uint64_t Word(uint32_t value, uint32_t epoch) {
   return uint64_t{epoch} << 32 | value;
 }
 
-// Waits for the words place(i), i = begin + j * kEvery, j < kCount, as far as i is below `count`
-// (begin is), and calls use(j, i, value) for each.
+// Waits for the pairs of words place(i) and place(i) + 1, i = begin + j * kEvery, j < kCount, as
+// far as i is below `count`, and calls use(j, i, value, value) for each. place(i) is even.
 template <int kCount, unsigned kEvery, typename Place, typename Use>
 __device__ __forceinline__ void AwaitSome(const uint64_t* words, unsigned begin, unsigned count,
                                           uint32_t epoch, const Place& place, const Use& use) {
-  const auto there = [&](uint64_t word) { return static_cast<uint32_t>(word >> 32) == epoch; };
-  uint64_t word[kCount];
-  // One of them first, so that waiting asks little of the memory.
-  while (!there(word[0] = LoadWord(words + place(begin)))) Pause();
+  ulonglong2 pair[kCount];
 #pragma unroll
-  for (int j = 1; j < kCount; ++j) {
+  for (int j = 0; j < kCount; ++j) {
     const unsigned i = begin + j * kEvery;
-    word[j] = i < count ? LoadWord(words + place(i)) : word[0];
+    pair[j] = {};
+    if (i < count) pair[j] = LoadWords(words + place(i));
   }
-  for (;;) {
-    bool all = true;
+  const auto there = [&](uint64_t word) { return static_cast<uint32_t>(word >> 32) == epoch; };
+  for (bool all = false; !all;) {
+    all = true;
 #pragma unroll
-    for (int j = 1; j < kCount; ++j) {
-      if (!there(word[j])) {
+    for (int j = 0; j < kCount; ++j) {
+      const unsigned i = begin + j * kEvery;
+      if (i < count && !(there(pair[j].x) && there(pair[j].y))) {
         all = false;
-        word[j] = LoadWord(words + place(begin + j * kEvery));
+        pair[j] = LoadWords(words + place(i));
       }
     }
-    if (all) break;
-    Pause();
+    if (!all) Pause();
   }
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
     const unsigned i = begin + j * kEvery;
-    if (i < count) use(j, i, static_cast<uint32_t>(word[j]));
+    if (i < count) use(j, i, static_cast<uint32_t>(pair[j].x), static_cast<uint32_t>(pair[j].y));
   }
 }
 
-// use(i, value) of the words place(i) of i = thread, thread + kThreads, ... below `count`.
-template <typename Place, typename Use>
+// use(i, value, value) of the pairs place(i) of i = thread, thread + kThreads, ... below `count`,
+// kCount at once.
+template <int kCount, typename Place, typename Use>
 __device__ __forceinline__ void Await(const uint64_t* words, unsigned count, uint32_t epoch,
                                       const Place& place, const Use& use) {
-  for (unsigned begin = threadIdx.x; begin < count; begin += kAtOnce * kThreads) {
-    AwaitSome<kAtOnce, kThreads>(words, begin, count, epoch, place,
-                                 [&](int, unsigned i, uint32_t value) { use(i, value); });
+  for (unsigned begin = threadIdx.x; begin < count; begin += kCount * kThreads) {
+    AwaitSome<kCount, kThreads>(
+        words, begin, count, epoch, place,
+        [&](int, unsigned i, uint32_t low, uint32_t high) { use(i, low, high); });
   }
 }
 
 struct InPlace {
-  __device__ __forceinline__ unsigned operator()(unsigned i) const { return i; }
+  __device__ __forceinline__ unsigned operator()(unsigned i) const { return 2 * i; }
 };
 
 // --- Products ---
@@ -134,27 +140,36 @@ __device__ __forceinline__ unsigned RowOfBlock(unsigned rows, unsigned block) {
 // The kinds of products: those of a layer, then the parts of the head.
 constexpr unsigned kKinds = kLayerProducts + kHeadParts;
 
-// A block's rows of products of a kind, and the tiles that they are read in.
+// How rows of weights are cut. All segments are `steps` steps long, but for the last ones, where
+// the row ends.
+struct Cut {
+  unsigned segments;  // of a row: 2, 4 or 8
+  unsigned steps;
+  unsigned groups;  // of a tile
+  __host__ __device__ constexpr unsigned group_rows() const { return kParts / segments; }
+  __host__ __device__ constexpr unsigned tile_rows() const { return groups * group_rows(); }
+  // Of a row's sums in shared memory: one for each segment and warp, and such that eight rows'
+  // begin in different banks.
+  __host__ __device__ constexpr unsigned sums() const {
+    return segments * kWarps + (segments > 2 ? 4 : 0);
+  }
+};
+__host__ __device__ constexpr Cut CutOf(size_t cols) {
+  const size_t row_bytes = cols * sizeof(bf16);
+  unsigned segments = 2;
+  while (segments < kParts && kParts / segments * row_bytes > kTileBytes) segments *= 2;
+  const auto groups = static_cast<unsigned>(kTileBytes / (kParts / segments * row_bytes));
+  return {segments, CeilDiv(cols, kStepCols * segments), groups > 0 ? groups : 1};
+}
+
+// A block's rows of products of a kind.
 struct Share {
   unsigned row_bytes;
   unsigned first_row;
   unsigned n_rows;
   unsigned all_rows;  // gated: those of the gate, then as many of the up projection
-  unsigned chunks;    // of a row
-  unsigned chunk_bytes;
-  unsigned stride;  // of a tile's rows in shared memory
+  Cut cut;
 };
-
-// How rows of `cols` weights are cut. Rows of a tile lie half of the banks apart from each other.
-struct Cut {
-  unsigned chunks, chunk_bytes, stride;
-};
-__host__ __device__ constexpr Cut CutOf(size_t cols) {
-  const unsigned steps = CeilDiv(cols, kStepCols);
-  const unsigned chunks = CeilDiv(steps, kChunkSteps);
-  const unsigned bytes = CeilDiv(steps, chunks) * kStepBytes;
-  return {CeilDiv(steps * kStepBytes, bytes), bytes, bytes % 128 == 0 ? bytes + 64 : bytes};
-}
 
 template <unsigned kHeadDim>
 __device__ __forceinline__ Share ShareOf(const Params& p, unsigned kind) {
@@ -181,14 +196,8 @@ __device__ __forceinline__ Share ShareOf(const Params& p, unsigned kind) {
   }
   const unsigned first = RowOfBlock(rows / unit, blockIdx.x) * unit;
   const unsigned n_rows = RowOfBlock(rows / unit, blockIdx.x + 1) * unit - first;
-  const Cut cut = CutOf(cols);
-  return {cols * unsigned{sizeof(bf16)},
-          begin + first,
-          n_rows,
-          kind == 2 ? 2 * n_rows : n_rows,
-          cut.chunks,
-          cut.chunk_bytes,
-          cut.stride};
+  return {cols * unsigned{sizeof(bf16)}, begin + first, n_rows, kind == 2 ? 2 * n_rows : n_rows,
+          CutOf(cols)};
 }
 
 __device__ __forceinline__ unsigned KindOf(const Params& p, unsigned product) {
@@ -236,27 +245,37 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
   };
 
   if (warp == kWarps) {
+    if (lane > 0) return;
+    unsigned under_way = 0;
+    unsigned awaited = 0;  // the slot of the first of these
+    uint32_t awaited_parity = 0;
     for (unsigned product = 0; product < kLayerProducts * p.layers + kHeadParts; ++product) {
       const unsigned kind = KindOf(p, product);
       const Share share = shares[kind];
-      const uint8_t* const low = WeightsOf(p, product) + size_t{share.first_row} * share.row_bytes;
-      // Gated: where the up projection's rows would begin if they followed the gate's at once.
-      const size_t skipped = kind == 2 ? p.inner - share.n_rows : 0;
-      const uint8_t* const high = low + skipped * share.row_bytes;
-      for (unsigned first = 0; first < share.all_rows; first += kTileRows) {
-        const unsigned row = first + lane, n = min(kTileRows, share.all_rows - first);
-        const uint8_t* from = (row < share.n_rows ? low : high) + size_t{row} * share.row_bytes;
-        for (unsigned begin = 0; begin < share.row_bytes; begin += share.chunk_bytes) {
-          const unsigned bytes = min(share.chunk_bytes, share.row_bytes - begin);
-          BarrierWait(&emptied[slot], parity ^ 1);
-          if (lane == 0) BarrierExpect(&filled[slot], n * bytes);
-          __syncwarp();
-          if (lane < n) {
-            CopyBulk(ring + slot * p.slot_bytes + lane * share.stride, from + begin, bytes,
-                     &filled[slot]);
+      const unsigned tile_rows = share.cut.tile_rows();
+      const uint8_t* from = WeightsOf(p, product) + size_t{share.first_row} * share.row_bytes;
+      // Gated: what lies between the gate's rows and those of the up projection.
+      const size_t skipped = kind == 2 ? size_t{p.inner - share.n_rows} * share.row_bytes : 0;
+      for (unsigned row = 0; row < share.all_rows; row += tile_rows) {
+        const unsigned rows = min(tile_rows, share.all_rows - row);
+        const unsigned bytes = rows * share.row_bytes;
+        const unsigned low = min(rows, max(row, share.n_rows) - row) * share.row_bytes;
+        if (under_way < min(kUnderWay, p.slots)) {
+          ++under_way;
+        } else {
+          BarrierWait(&filled[awaited], awaited_parity);
+          if (++awaited == p.slots) {
+            awaited = 0;
+            awaited_parity ^= 1;
           }
-          next_slot();
         }
+        BarrierWait(&emptied[slot], parity ^ 1);
+        BarrierExpect(&filled[slot], bytes);
+        uint8_t* const to = ring + slot * p.slot_bytes;
+        if (low > 0) CopyBulk(to, from, low, &filled[slot]);
+        if (low < bytes) CopyBulk(to + low, from + low + skipped, bytes - low, &filled[slot]);
+        from += bytes;
+        next_slot();
       }
     }
     return;
@@ -271,21 +290,27 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
 
   // The normalised hidden state. Without words it is the embedding's row.
   const auto stage_norm = [&](const float* norm, const uint64_t* words, uint32_t epoch) {
-    float factors[kHeld], held[kHeld];
+    const unsigned pairs = p.hidden / 2;
+    float2 factors[kHeld], held[kHeld];
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
       const unsigned i = thread + j * kThreads;
-      factors[j] = i < p.hidden ? __ldg(norm + i) : 0.0f;
-      held[j] = words == nullptr && i < p.hidden ? ToFloat(p.state[i]) : 0.0f;
+      factors[j] = held[j] = {};
+      if (i < pairs) factors[j] = __ldg(reinterpret_cast<const float2*>(norm) + i);
+      if (i < pairs && words == nullptr) {
+        const uint32_t pair = reinterpret_cast<const uint32_t*>(p.state)[i];
+        held[j] = {Low(pair), High(pair)};
+      }
     }
-    if (words != nullptr && thread < p.hidden) {
-      AwaitSome<kHeld, kThreads>(
-          words, thread, p.hidden, epoch, InPlace(),
-          [&](int j, unsigned, uint32_t value) { held[j] = __uint_as_float(value); });
+    if (words != nullptr) {
+      AwaitSome<kHeld, kThreads>(words, thread, pairs, epoch, InPlace(),
+                                 [&](int j, unsigned, uint32_t low, uint32_t high) {
+                                   held[j] = {__uint_as_float(low), __uint_as_float(high)};
+                                 });
     }
     float squares = 0;
 #pragma unroll
-    for (int j = 0; j < kHeld; ++j) squares += held[j] * held[j];
+    for (int j = 0; j < kHeld; ++j) squares += held[j].x * held[j].x + held[j].y * held[j].y;
     squares = WarpSum(squares);
     if (lane == 0) norm_sums[warp] = squares;
     sync();
@@ -296,84 +321,145 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
       const unsigned i = thread + j * kThreads;
-      if (i < p.hidden) staged[i] = FromFloat<bf16>(held[j] * scale * factors[j]);
+      if (i < pairs) {
+        reinterpret_cast<uint32_t*>(staged)[i] =
+            Pack(held[j].x * scale * factors[j].x, held[j].y * scale * factors[j].y);
+      }
     }
     sync();
   };
   const auto stage_pairs = [&](const uint64_t* words, unsigned values, uint32_t epoch) {
-    Await(words, values / 2, epoch, InPlace(),
-          [&](unsigned i, uint32_t pair) { reinterpret_cast<uint32_t*>(staged)[i] = pair; });
+    Await<kAtOnce>(words, values / 4, epoch, InPlace(),
+                   [&](unsigned i, uint32_t low, uint32_t high) {
+                     reinterpret_cast<uint2*>(staged)[i] = {low, high};
+                   });
     sync();
   };
 
-  // The block's rows of a product. Weights are the second operand of the matrix instructions, a row
-  // a column; the inputs are the first row of the first, the rest of which is zero. A lane reads 16
-  // bytes of a row at a time, for two instructions: in both operands the order of k is that of what
-  // the lanes read. Warps divide the steps of a tile; sums[row][warp] are their parts.
-  const auto multiply = [&](unsigned kind) -> const Share& {
-    const Share& share = shares[kind];
-    const unsigned n_rows = share.all_rows, row_bytes = share.row_bytes;
-    const unsigned chunk_bytes = share.chunk_bytes;
-    const unsigned from_row = lane / 4 * share.stride, column = lane % 4 * 16;
-    for (unsigned first = 0; first < n_rows; first += kTileRows) {
-      float acc[4][4] = {};
-      for (unsigned begin = 0; begin < row_bytes; begin += chunk_bytes) {
-        const unsigned steps = min(chunk_bytes, row_bytes - begin) / kStepBytes;
-        const uint8_t* const tile = ring + slot * p.slot_bytes + from_row + column;
-        const uint8_t* const inputs = shared + begin + column;
-        uint4 words[kStepsHeld], given[kStepsHeld];
+  // The block's rows of a product. Weights are the first operand of the matrix instructions: a lane
+  // reads 16 bytes of a part, of which the first and third word stand for a row of it, the others
+  // for the row 8 below. Inputs are the second operand: a segment has two columns, one for each
+  // half of the words. So a part's sum is that of two results, which the same lane has. There is
+  // room for the columns of four segments; kHalves: 2 for eight. Warps divide the steps of a
+  // segment; sums[row][segment][warp] are their parts. kOnce: a warp holds its inputs while the
+  // rows pass.
+  constexpr unsigned kPass = kStepsHeld * kWarps;
+  const auto multiply_as = [&](const Share& share, auto halves, auto once) {
+    constexpr unsigned kHalves = decltype(halves)::value;
+    constexpr bool kOnce = decltype(once)::value;
+    constexpr unsigned kApart = kWarps * kStepBytes;  // the steps of a warp
+    static_assert(kWarps % 2 == 0);
+    const unsigned segments = share.cut.segments, steps = share.cut.steps;
+    const unsigned row_bytes = share.row_bytes, row_sums = share.cut.sums();
+    const unsigned group_rows = share.cut.group_rows(), tile_groups = share.cut.groups;
+    // Where this lane begins to read a segment, and where the segment ends. Neighbours would meet
+    // in the same banks when an even number of steps lies between them: of two steps the odd ones
+    // read the second first.
+    const auto begin_of = [&](unsigned segment) {
+      const unsigned first = warp ^ (steps % 2 == 0 ? segment % 2 : 0);
+      return (segment * steps + first) * kStepBytes + lane % 4 * 16;
+    };
+    const auto end_of = [&](unsigned segment) {
+      return min((segment + 1) * steps * kStepBytes, row_bytes);
+    };
+    uint2 given[kHalves][kStepsHeld] = {};
+    const auto load_inputs = [&](unsigned passed) {
+#pragma unroll
+      for (unsigned half = 0; half < kHalves; ++half) {
+        const unsigned segment = half * 4 + lane / 8;
+        const unsigned begin = begin_of(segment) + passed;
+        const unsigned end = segment < segments ? end_of(segment) : 0;
 #pragma unroll
         for (unsigned i = 0; i < kStepsHeld; ++i) {
-          given[i] = {};
-          if (warp + i * kWarps < steps && lane < 4) {
-            given[i] = *reinterpret_cast<const uint4*>(inputs + (warp + i * kWarps) * kStepBytes);
-          }
-        }
-        BarrierWait(&filled[slot], parity);
-#pragma unroll
-        for (unsigned i = 0; i < kStepsHeld; ++i) {
-          if (warp + i * kWarps < steps) {
-            words[i] = *reinterpret_cast<const uint4*>(tile + (warp + i * kWarps) * kStepBytes);
-          }
-        }
-        __syncwarp();  // all lanes have read theirs
-        if (lane == 0) BarrierArrive(&emptied[slot]);
-        next_slot();
-#pragma unroll
-        for (unsigned i = 0; i < kStepsHeld; ++i) {
-          if (warp + i * kWarps < steps) {
-            Multiply(acc[i % 2 * 2], {given[i].x, 0, given[i].y, 0}, words[i].x, words[i].y);
-            Multiply(acc[i % 2 * 2 + 1], {given[i].z, 0, given[i].w, 0}, words[i].z, words[i].w);
+          given[half][i] = {};
+          if (begin + i * kApart < end) {
+            const uint4 all = *reinterpret_cast<const uint4*>(shared + begin + i * kApart);
+            given[half][i] = lane / 4 % 2 == 0 ? uint2{all.x, all.z} : uint2{all.y, all.w};
           }
         }
       }
-      if (lane < 4) {
+    };
+    if (kOnce) load_inputs(0);
+
+    const unsigned segment = lane / 4 % segments, row_of_group = lane / 4 / segments;
+    const unsigned begin = begin_of(segment), end = end_of(segment);
+    const unsigned offset = row_of_group * row_bytes + begin;
+    float* sum = sums + row_of_group * row_sums + segment * kWarps + warp;
+    // Rows that this lane has a sum of, those before it in their groups counted too.
+    const unsigned rows = lane % 4 == segment % 4 ? share.all_rows : 0;
+    uint4 words[kStepsHeld] = {};  // where a segment has no such step, they stay zero
+    unsigned row = row_of_group;
+    for (unsigned left = CeilDiv(share.all_rows, group_rows); left > 0;) {
+      unsigned groups = min(left, tile_groups);
+      left -= groups;
+      const uint8_t* tile = ring + slot * p.slot_bytes + offset;
+      BarrierWait(&filled[slot], parity);
+#pragma unroll 1
+      for (; groups > 0; --groups) {
+        float acc[kHalves][2][4] = {};
+        for (unsigned passed = 0; passed < (kOnce ? 1 : steps * kStepBytes);
+             passed += kPass * kStepBytes) {
+          if (!kOnce) load_inputs(passed);
 #pragma unroll
-        for (unsigned i = 0; i < 2; ++i) {
-          const unsigned row = first + 2 * lane + i;
-          if (row < n_rows) {
-            sums[row * kWarps + warp] = (acc[0][i] + acc[1][i]) + (acc[2][i] + acc[3][i]);
+          for (unsigned i = 0; i < kStepsHeld; ++i) {
+            if (!kOnce) words[i] = {};
+            if (begin + passed + i * kApart < end) {
+              words[i] = *reinterpret_cast<const uint4*>(tile + passed + i * kApart);
+            }
+          }
+          if (groups == 1 && (kOnce || passed + kPass * kStepBytes >= steps * kStepBytes)) {
+            __syncwarp();  // all lanes have read theirs
+            if (lane == 0) BarrierArrive(&emptied[slot]);
+          }
+#pragma unroll
+          for (unsigned i = 0; i < kStepsHeld; ++i) {
+#pragma unroll
+            for (unsigned half = 0; half < kHalves; ++half) {
+              Multiply(acc[half][i % 2], {words[i].x, words[i].y, words[i].z, words[i].w},
+                       given[half][i].x, given[half][i].y);
+            }
           }
         }
+        float results[kHalves];
+#pragma unroll
+        for (unsigned half = 0; half < kHalves; ++half) {
+          results[half] = (acc[half][0][0] + acc[half][1][0]) + (acc[half][0][3] + acc[half][1][3]);
+        }
+        if (row < rows) *sum = segment < 4 ? results[0] : results[kHalves - 1];
+        row += group_rows;
+        sum += group_rows * row_sums;
+        tile += group_rows * row_bytes;
       }
+      next_slot();
     }
     sync();
-    return share;
   };
-  const auto sum_of = [&](unsigned i) {
-    float sum = 0;
-#pragma unroll
-    for (unsigned w = 0; w < kWarps; ++w) sum += sums[i * kWarps + w];
-    return sum;
-  };
-  const auto add_to_residual = [&](uint64_t* words, uint32_t epoch) {
-    for (unsigned i = thread; i < own_rows; i += kThreads) {
-      const float value = residual[i] + sum_of(i);
-      residual[i] = value;
-      StoreWord(words + own_first + i, Word(__float_as_uint(value), epoch));
+  const auto multiply = [&](const Share& share) {
+    constexpr std::integral_constant<unsigned, 1> kOne;
+    constexpr std::integral_constant<unsigned, 2> kTwo;
+    if (share.cut.steps > kPass) {
+      multiply_as(share, kTwo, std::false_type());
+    } else if (share.cut.segments > 4) {
+      multiply_as(share, kTwo, std::true_type());
+    } else {
+      multiply_as(share, kOne, std::true_type());
     }
   };
-
+  const auto sum_of = [&](const Share& share, unsigned row) {
+    const auto* const parts = reinterpret_cast<const float4*>(sums + row * share.cut.sums());
+    float4 sum = {};
+    for (unsigned i = 0; i < share.cut.segments * kWarps / 4; i += kWarps / 2) {
+#pragma unroll
+      for (unsigned j = 0; j < kWarps / 2; ++j) {
+        const float4 part = parts[i + j];
+        sum.x += part.x;
+        sum.y += part.y;
+        sum.z += part.z;
+        sum.w += part.w;
+      }
+    }
+    return (sum.x + sum.y) + (sum.z + sum.w);
+  };
   // Attention. The keys of a kv head and a set of its query heads are divided among `splits`
   // blocks. Within a warp, kLanes lanes hold one key's dimensions, 8 each; keys are dealt out to
   // these lane groups, each of which keeps its own running softmax. They merge by (maximum, sum,
@@ -432,14 +518,17 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
       // The set's queries, the key and the value, as they were projected.
       const unsigned n_queries = n_heads * kHeadDim;
       const auto place = [&](unsigned i) {
+        i *= 2;
         return i < n_queries ? first_head * kHeadDim + i
                : i < n_queries + kHeadDim
                    ? (p.heads + kv_head) * kHeadDim + i - n_queries
                    : (p.heads + p.kv_heads + kv_head) * kHeadDim + i - n_queries - kHeadDim;
       };
-      Await(p.projected, n_queries + 2 * kHeadDim, epoch, place, [&](unsigned i, uint32_t value) {
-        projected[i] = FromFloat<bf16>(__uint_as_float(value));
-      });
+      Await<1>(p.projected, n_queries / 2 + kHeadDim, epoch, place,
+               [&](unsigned i, uint32_t low, uint32_t high) {
+                 reinterpret_cast<uint32_t*>(projected)[i] =
+                     Pack(__uint_as_float(low), __uint_as_float(high));
+               });
       sync();
       const auto head_of = [&](unsigned h) {
         return *reinterpret_cast<const uint4*>(projected + h * kHeadDim + begin);
@@ -521,14 +610,14 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
           for (unsigned from = 0; from < splits; from += 4) {
             float values[4][4];  // low, high, maximum, sum
             const unsigned n = min(4u, splits - from);
-            AwaitSome<16, 1>(
-                all, 0, 4 * n, epoch,
+            AwaitSome<8, 1>(
+                all, 0, 2 * n, epoch,
                 [&](unsigned j) {
-                  const unsigned column = j % 4 < 2 ? d + j % 4 : kHeadDim + j % 4 - 2;
-                  return ((from + j / 4) * kGroupMax + h) * kRow + column;
+                  return ((from + j / 2) * kGroupMax + h) * kRow + (j % 2 == 0 ? d : kHeadDim);
                 },
-                [&](int j, unsigned, uint32_t value) {
-                  values[j / 4][j % 4] = __uint_as_float(value);
+                [&](int j, unsigned, uint32_t a, uint32_t b) {
+                  values[j / 2][j % 2 * 2] = __uint_as_float(a);
+                  values[j / 2][j % 2 * 2 + 1] = __uint_as_float(b);
                 });
 #pragma unroll
             for (unsigned s = 0; s < 4; ++s) {
@@ -547,49 +636,50 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
     }
   };
 
-  for (unsigned l = 0; l < p.layers; ++l) {
+  // One place for each kind of code: all of it together must stay near the multiprocessor.
+  for (unsigned product = 0; product < kLayerProducts * p.layers + kHeadParts; ++product) {
+    const unsigned kind = KindOf(p, product);
+    const unsigned l = min(product / kLayerProducts, p.layers - 1);
     const DecodeStepLayer& layer = p.layer[l];
     const uint32_t epoch = p.epoch + l;
-    stage_norm(layer.input_norm, l == 0 ? nullptr : p.output, epoch - 1);
-    const Share& projections = multiply(0);
-    for (unsigned i = thread; i < projections.n_rows; i += kThreads) {
-      const float value = ToFloat(FromFloat<bf16>(sum_of(i)));
-      StoreWord(p.projected + projections.first_row + i, Word(__float_as_uint(value), epoch));
+    if (kind == 1) attend(layer, epoch);
+    if (kind == 1 || kind == 3) {
+      stage_pairs(kind == 1 ? p.attended : p.gated, kind == 1 ? p.heads * kHeadDim : p.inner,
+                  epoch);
+    } else if (kind <= kLayerProducts) {  // of the head's parts the first
+      const float* const norm = kind == 0   ? layer.input_norm
+                                : kind == 2 ? layer.post_attention_norm
+                                            : p.final_norm;
+      stage_norm(norm,
+                 product == 0 ? nullptr
+                 : kind == 2  ? p.middle
+                              : p.output,
+                 kind == 0 ? epoch - 1 : epoch);
     }
-    attend(layer, epoch);
-
-    stage_pairs(p.attended, p.heads * kHeadDim, epoch);
-    multiply(1);
-    add_to_residual(p.middle, epoch);
-
-    stage_norm(layer.post_attention_norm, p.middle, epoch);
-    const Share& gates = multiply(2);
-    for (unsigned first = 0; first < gates.n_rows; first += kThreads) {
-      const unsigned i = first + thread;
-      float value = 0;
-      if (i < gates.n_rows) {
+    const Share& share = shares[kind];
+    multiply(share);
+    for (unsigned first = 0; first < share.n_rows; first += kThreads) {
+      const unsigned i = first + thread, row = share.first_row + i;
+      const bool own = i < share.n_rows;
+      float value = own ? sum_of(share, i) : 0.0f;
+      if (kind == 2) {
         // Rounded as if both halves had been stored in between.
-        const float gate = ToFloat(FromFloat<bf16>(sum_of(i)));
-        const float up = ToFloat(FromFloat<bf16>(sum_of(gates.n_rows + i)));
+        const float gate = ToFloat(FromFloat<bf16>(value));
+        const float up = own ? ToFloat(FromFloat<bf16>(sum_of(share, share.n_rows + i))) : 0.0f;
         value = gate / (1.0f + __expf(-gate)) * up;
-      }
-      const float next = __shfl_xor_sync(~0u, value, 1);
-      if (i < gates.n_rows && i % 2 == 0) {
-        StoreWord(p.gated + (gates.first_row + i) / 2, Word(Pack(value, next), epoch));
+        const float next = __shfl_xor_sync(~0u, value, 1);
+        if (own && i % 2 == 0) StoreWord(p.gated + row / 2, Word(Pack(value, next), epoch));
+      } else if (own && kind == 0) {
+        value = ToFloat(FromFloat<bf16>(value));
+        StoreWord(p.projected + row, Word(__float_as_uint(value), epoch));
+      } else if (own && kind < kLayerProducts) {
+        value = residual[i] += value;
+        StoreWord((kind == 1 ? p.middle : p.output) + row, Word(__float_as_uint(value), epoch));
+      } else if (own) {
+        p.logits[row] = value;
       }
     }
-
-    stage_pairs(p.gated, p.inner, epoch);
-    multiply(3);
-    add_to_residual(p.output, epoch);
-  }
-  stage_norm(p.final_norm, p.output, p.epoch + p.layers - 1);
-  for (unsigned part = 0; part < kHeadParts; ++part) {
-    const Share& rows = multiply(kLayerProducts + part);
-    for (unsigned i = thread; i < rows.n_rows; i += kThreads) {
-      p.logits[rows.first_row + i] = sum_of(i);
-    }
-    sync();  // before the next part's sums
+    if (kind >= kLayerProducts) sync();  // before the next part's sums
   }
 }
 
@@ -609,13 +699,17 @@ cudaError_t MakePlan(const DecodeStepParams& s, Plan* plan) {
   plan->staged_bytes = CeilDiv(std::max(inputs, attention), 128) * 128;
   const size_t blocks = s.multiprocessors;
   const size_t qkv = (s.heads + 2 * s.kv_heads) * kHeadDim;
-  plan->sums =
-      kWarps * std::max({CeilDiv(qkv, blocks), 4 * CeilDiv(s.inner / 2, blocks),
-                         CeilDiv(CeilDiv(s.vocab, kHeadParts), blocks), CeilDiv(s.hidden, blocks)});
   const size_t residual = CeilDiv(s.hidden, blocks);
-  const size_t stride =
-      std::max({CutOf(s.hidden).stride, CutOf(s.heads * kHeadDim).stride, CutOf(s.inner).stride});
-  plan->slot_bytes = CeilDiv(kTileRows * stride, 128) * 128;
+  const Cut of_hidden = CutOf(s.hidden), of_heads = CutOf(s.heads * kHeadDim),
+            of_inner = CutOf(s.inner);
+  plan->sums = static_cast<unsigned>(std::max(
+      {of_hidden.sums() * std::max({CeilDiv(qkv, blocks), 4 * CeilDiv(s.inner / 2, blocks),
+                                    CeilDiv(CeilDiv(s.vocab, kHeadParts), blocks)}),
+       of_heads.sums() * CeilDiv(s.hidden, blocks), of_inner.sums() * CeilDiv(s.hidden, blocks)}));
+  const size_t tile = sizeof(bf16) * std::max({of_hidden.tile_rows() * s.hidden,
+                                               of_heads.tile_rows() * s.heads * kHeadDim,
+                                               of_inner.tile_rows() * s.inner});
+  plan->slot_bytes = CeilDiv(tile, 128) * 128;
   const size_t others = plan->staged_bytes + (plan->sums + residual) * sizeof(float);
   if (others + 2 * size_t{plan->slot_bytes} > kDynamicShared) return cudaErrorInvalidConfiguration;
   plan->slots = static_cast<unsigned>(
@@ -645,7 +739,7 @@ bool DecodeStepFits(const DecodeStepParams& s) {
   if (s.layer_count == 0 || s.layer_count > kDecodeStepLayersMax || s.kv_heads == 0 ||
       s.heads % s.kv_heads != 0 || (s.head_dim != 64 && s.head_dim != 128) ||
       !whole_steps(s.hidden) || !whole_steps(s.inner) || !whole_steps(q_dim) ||
-      s.hidden > kHeld * kThreads || s.hidden < s.multiprocessors ||
+      s.hidden > 2 * kHeld * kThreads || s.hidden < s.multiprocessors ||
       s.inner / 2 < s.multiprocessors || q_dim < s.multiprocessors || s.vocab > (1u << 30)) {
     return false;
   }

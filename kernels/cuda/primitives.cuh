@@ -127,10 +127,14 @@ __device__ __forceinline__ uint4 LoadStreaming(const void* address) {
 __device__ __forceinline__ void StoreWord(uint64_t* at, uint64_t word) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(word) : "memory");
 }
-__device__ __forceinline__ uint64_t LoadWord(const uint64_t* at) {
-  uint64_t word;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(at) : "memory");
-  return word;
+// Two that follow each other, each whole; `at` is a multiple of 16 bytes.
+__device__ __forceinline__ ulonglong2 LoadWords(const uint64_t* at) {
+  ulonglong2 words;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0,%1}, [%2];"
+               : "=l"(words.x), "=l"(words.y)
+               : "l"(at)
+               : "memory");
+  return words;
 }
 // In a loop that reads such words until they are there.
 __device__ __forceinline__ void Pause() {}

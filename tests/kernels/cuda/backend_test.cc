@@ -899,7 +899,9 @@ TEST_F(CudaBackendTest, DecodeStepMatchesItsParts) {
                                      {256, 12, 2, 64, 768, 1201, 2, true, 333},
                                      {768, 8, 4, 128, 1280, 999, 1, true, 2040},
                                      {576, 9, 3, 64, 1536, 1100, 2, false, 200},
-                                     {1312, 5, 5, 64, 2720, 50, 2, false, 70}};
+                                     {1312, 5, 5, 64, 2720, 50, 2, false, 70},
+                                     {288, 4, 2, 64, 5440, 300, 1, true, 20},
+                                     {256, 81, 1, 128, 512, 60, 1, false, 9}};
   std::mt19937_64 random(21);
   for (const Model& m : models) {
     SCOPED_TRACE(testing::Message() << m.hidden << " wide, " << m.heads << "/" << m.kv_heads

@@ -200,7 +200,9 @@ inline uint4 LoadStreaming(const void* address) {
 inline void StoreWord(uint64_t* at, uint64_t word) {
   __atomic_store_n(at, word, __ATOMIC_RELEASE);
 }
-inline uint64_t LoadWord(const uint64_t* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+inline ulonglong2 LoadWords(const uint64_t* at) {
+  return {__atomic_load_n(at, __ATOMIC_ACQUIRE), __atomic_load_n(at + 1, __ATOMIC_ACQUIRE)};
+}
 inline void Pause() { emulated::Yield(); }
 
 inline void PrefetchL2(const void*) {}
