@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
     }
     BarrierWait(&empty[ring.stage], ring.parity);
     tiles[ring.stage] = p.n_tiles;  // no more
-    BarrierArrive(&full[ring.stage]);
+    BarrierExpect(&full[ring.stage], 0);
     if (atomicAdd(p.blocks_done, 1u) == gridDim.x - 1) {
       *p.next_tile = 0;
       *p.blocks_done = 0;
