@@ -381,8 +381,9 @@ class Answering {
     if (allowed.empty()) return token;
     const auto logit = [&](int32_t id) {
       const auto row = static_cast<size_t>(id);
-      return row < context_.logits.size() ? context_.logits[row]
-                                          : -std::numeric_limits<float>::infinity();
+      const bool ends = list.empty() && id == templates_.retrieval_end().front();
+      if (row >= context_.logits.size()) return -std::numeric_limits<float>::infinity();
+      return context_.logits[row] - (ends ? templates_.retrieval_end_penalty() : 0.0f);
     };
     return *std::max_element(allowed.begin(), allowed.end(),
                              [&](int32_t a, int32_t b) { return logit(a) < logit(b); });

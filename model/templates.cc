@@ -106,6 +106,12 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
     }
     strings->numbers_from_routing = it->get<bool>();
   }
+  if (const auto it = object.find("retrieval_end_penalty"); it != object.end()) {
+    if (!it->is_number() || !(it->get<double>() >= 0 && it->get<double>() <= 100)) {
+      return Status::InvalidArgument("key retrieval_end_penalty must be a number within 0..100");
+    }
+    strings->retrieval_end_penalty = it->get<float>();
+  }
   if (const auto it = object.find("stop"); it != object.end()) {
     if (!it->is_array() || it->size() > kStopsMax) {
       return Status::InvalidArgument("key stop must be a list of at most 64 strings");

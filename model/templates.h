@@ -77,6 +77,9 @@ struct TemplateStrings {
   // that were not read before. The model knows no other numbers, so this takes nothing from it but
   // misspelt ones.
   bool numbers_from_routing = false;
+  // With numbers_from_routing: taken from the logit of ending retrieval where a list could begin, so
+  // that a model in doubt reads on, 0..100.
+  float retrieval_end_penalty = 0;
   // Route mode, the answer prompt: answer_head, then appended_document for each document in the
   // order chosen, then answer_tail. (question) in either.
   std::string answer_head = "<|im_start|>user\nDocuments:\n";
@@ -136,6 +139,7 @@ class Templates {
   int route_when_none() const { return strings_.route_when_none; }
   int route_besides() const { return strings_.route_besides; }
   int route_when_declined() const { return strings_.route_when_declined; }
+  float retrieval_end_penalty() const { return strings_.retrieval_end_penalty; }
   // Null unless numbers_from_routing.
   const NumberListGrammar* number_lists() const {
     return number_lists_.has_value() ? &*number_lists_ : nullptr;

@@ -165,6 +165,7 @@ class Asker:
         self.when_none = int(templates.strings.get("route_when_none", 0))
         self.besides = int(templates.strings.get("route_besides", 0))
         self.when_declined = int(templates.strings.get("route_when_declined", 0))
+        self.end_penalty = float(templates.strings.get("retrieval_end_penalty", 0))
         self.lists = NumberList(templates) if templates.strings.get("numbers_from_routing") else None
 
     def forward(self, prompts: list[Prompt], given: list[torch.Tensor] | None = None):
@@ -218,6 +219,8 @@ class Asker:
             tokens = logits.argmax(-1).tolist()
             if choices is not None:
                 allowed = [self.lists.next(out[i], choices[i]) for i in active]
+                if not out[active[0]]:  # where a list could begin
+                    logits[:, self.lists.none] -= self.end_penalty
                 tokens = [ids[int(row[ids].argmax())] for row, ids in zip(logits.cpu(), allowed)]
             for i, token in zip(list(active), tokens):
                 out[i].append(token)

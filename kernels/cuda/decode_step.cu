@@ -396,6 +396,8 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
       BarrierWait(&filled[slot], parity);
 #pragma unroll 1
       for (; groups > 0; --groups) {
+        // A row that is not there has no weights in this tile.
+        const unsigned row_end = row < share.all_rows ? end : 0;
         float acc[kHalves][2][4] = {};
         for (unsigned passed = 0; passed < (kOnce ? 1 : steps * kStepBytes);
              passed += kPass * kStepBytes) {
@@ -403,7 +405,7 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
 #pragma unroll
           for (unsigned i = 0; i < kStepsHeld; ++i) {
             if (!kOnce) words[i] = {};
-            if (begin + passed + i * kApart < end) {
+            if (begin + passed + i * kApart < row_end) {
               words[i] = *reinterpret_cast<const uint4*>(tile + passed + i * kApart);
             }
           }

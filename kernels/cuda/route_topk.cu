@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
   uint8_t* const stages = shared + p.n_query_tiles * kQueryTileBytes;
   __shared__ uint64_t full[kStages];
   __shared__ uint64_t empty[kStages];
-  __shared__ int tiles[kStages];  // the tile that begins in a stage
+  __shared__ int tiles[kStages];  // the tile that begins in a stage; ~tile: the block's last
   __shared__ uint64_t queries_ready;
 
   if (threadIdx.x == 0) {
@@ -120,23 +120,24 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
     }
     ring.parity = 1;  // a fresh barrier counts as having completed the phase before
     constexpr int kStageDims = kType == RouteKeyType::kInt8 ? kTileRowBytes : kTileRowBytes / 2;
-    for (int tile = blockIdx.x; tile < p.n_tiles;) {
-      // Asked for now and used after this tile's loads.
-      const int next = static_cast<int>(gridDim.x + atomicAdd(p.next_tile, 1u));
+    const auto ask = [&] { return static_cast<int>(gridDim.x + atomicAdd(p.next_tile, 1u)); };
+    int next = ask();
+    for (int tile = blockIdx.x;;) {
+      const bool last = next >= p.n_tiles;
+      const int after = last ? next : ask();  // used after this tile's loads
       while (tile >= p.first_tile[segment + 1]) ++segment;
       const int row = (tile - p.first_tile[segment]) * kTileRows;
       for (int i = 0; i < p.n_stages; ++i, ring.Advance()) {
         BarrierWait(&empty[ring.stage], ring.parity);
-        if (i == 0) tiles[ring.stage] = tile;
+        if (i == 0) tiles[ring.stage] = last ? ~tile : tile;
         BarrierExpect(&full[ring.stage], kStageBytes);
         LoadTile(stages + ring.stage * kStageBytes, &p.keys[segment], i * kStageDims, row,
                  &full[ring.stage]);
       }
+      if (last) break;
       tile = next;
+      next = after;
     }
-    BarrierWait(&empty[ring.stage], ring.parity);
-    tiles[ring.stage] = p.n_tiles;  // no more
-    BarrierExpect(&full[ring.stage], 0);
     if (atomicAdd(p.blocks_done, 1u) == gridDim.x - 1) {
       *p.next_tile = 0;
       *p.blocks_done = 0;
@@ -150,8 +151,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
   const int row_in_tile = threadIdx.x / 32 * 16 + lane / 4;
   for (;;) {
     BarrierWait(&full[ring.stage], ring.parity);
-    const int tile = tiles[ring.stage];
-    if (tile >= p.n_tiles) return;
+    const int mark = tiles[ring.stage], tile = mark < 0 ? ~mark : mark;
     while (tile >= p.first_tile[segment + 1]) ++segment;
     const int row = (tile - p.first_tile[segment]) * kTileRows + row_in_tile;
     const bool has_low = row < p.n_chunks[segment];
@@ -247,6 +247,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_scores(const __grid_constan
       best_low = -INFINITY;
       best_high = -INFINITY;
     }
+    if (mark < 0) return;
   }
 }
 

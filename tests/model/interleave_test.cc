@@ -304,6 +304,21 @@ TEST_F(InterleaveTest, ListsNameWhatRoutingChose) {
   EXPECT_EQ(result.text, "blue as [7] and [3] say.");
 }
 
+// What would end retrieval loses its lead: another list follows, of what routing chose.
+TEST_F(InterleaveTest, APenaltyOnEndingRetrievalReadsOn) {
+  auto follows = kTwoRounds;
+  follows[1] = {"[4]", "<|object_ref_end|>"};
+  for (const float penalty : {0.0f, 100.0f}) {
+    Load(follows, {{"numbers_from_routing", true}, {"retrieval_end_penalty", penalty}});
+    const AnswerResult result = Answer({.rounds_max = 3});
+    ASSERT_GE(result.rounds.size(), 2u);
+    EXPECT_EQ(result.rounds[1].generated.empty(), penalty == 0);
+    EXPECT_EQ(result.rounds.size(), penalty == 0 ? 2u : 3u);
+    EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+    TearDown();
+  }
+}
+
 TEST_F(InterleaveTest, RouteModeReadsTheBestRoutedDocuments) {
   Load(kTwoRounds, {{"retrieval", "route"},
                     {"route_documents", 3},

@@ -134,6 +134,7 @@ TEST(Templates, RouteMode) {
                              {"route_when_none", 2},
                              {"route_besides", 3},
                              {"numbers_from_routing", true},
+                             {"retrieval_end_penalty", 1.5},
                              {"route_when_declined", 4},
                              {"decline", "No idea."},
                              {"answer_head", "<|im_start|>user\nNotes:\n"},
@@ -145,6 +146,7 @@ TEST(Templates, RouteMode) {
   EXPECT_EQ(templates.route_when_none(), 2);
   EXPECT_EQ(templates.route_besides(), 3);
   EXPECT_NE(templates.number_lists(), nullptr);
+  EXPECT_EQ(templates.retrieval_end_penalty(), 1.5f);
   EXPECT_EQ(templates.route_when_declined(), 4);
   EXPECT_EQ(templates.strings().decline, "No idea.");
   EXPECT_EQ(*templates.AnswerHead("Q"), Parsed(*tokenizer, "<|im_start|>user\nNotes:\n"));
@@ -180,6 +182,9 @@ TEST(Templates, RefusesBadFilesByKey) {
       {{{"route_when_declined", 65}}, "route_when_declined"},
       {{{"decline", "{question}"}}, "decline"},
       {{{"numbers_from_routing", 1}}, "numbers_from_routing"},
+      {{{"retrieval_end_penalty", -1}}, "retrieval_end_penalty"},
+      {{{"retrieval_end_penalty", 101}}, "retrieval_end_penalty"},
+      {{{"retrieval_end_penalty", "1"}}, "retrieval_end_penalty"},
       {{{"route_documents", 65}}, "route_documents"},
       {{{"route_documents", 1.5}}, "route_documents"},
       {{{"stop", "x"}}, "stop"},
