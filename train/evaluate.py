@@ -55,12 +55,14 @@ ROUNDS_MAX = 4
 NUMBERS_MAX, ANSWER_MAX = 40, 40  # generated tokens
 DOCUMENTS_PER_ROUND = 16
 # What templates.json may say about retrieval: lists of numbers free or from routing, and how many of the best
-# routed documents are read besides those asked for (and when none is asked for), and when the answer declines.
+# routed documents are read besides those asked for (and when none is asked for), and when the answer declines; and
+# what is taken from the logit of ending retrieval.
 SETTINGS = {
-    f"{'from routing' if lists else 'free'}, {besides} besides, {declined} when declined":
+    f"{'from routing' if lists else 'free'}, {besides} besides, {declined} when declined" + (f", {penalty} off ending" if penalty else ""):
         {"numbers_from_routing": lists, "route_besides": besides, "route_when_none": max(1, besides),
-         "route_when_declined": declined}
-    for lists, besides, declined in ((False, 0, 0), (True, 0, 0), (True, 1, 0), (True, 2, 0), (True, 0, 2), (True, 1, 1), (True, 1, 3))
+         "route_when_declined": declined, "retrieval_end_penalty": penalty}
+    for lists, besides, declined, penalty in ((False, 0, 0, 0), (True, 0, 0, 0), (True, 1, 0, 0), (True, 2, 0, 0), (True, 0, 2, 0),
+                                              (True, 1, 1, 0), (True, 1, 3, 0), (True, 1, 0, 2), (True, 1, 0, 3), (True, 1, 0, 5))
 }
 
 

@@ -245,11 +245,11 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
   };
 
   if (warp == kWarps) {
-    if (lane > 0) return;
+    const unsigned products = lane == 0 ? kLayerProducts * p.layers + kHeadParts : 0;
     unsigned under_way = 0;
     unsigned awaited = 0;  // the slot of the first of these
     uint32_t awaited_parity = 0;
-    for (unsigned product = 0; product < kLayerProducts * p.layers + kHeadParts; ++product) {
+    for (unsigned product = 0; product < products; ++product) {
       const unsigned kind = KindOf(p, product);
       const Share share = shares[kind];
       const unsigned tile_rows = share.cut.tile_rows();
@@ -278,6 +278,7 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
         next_slot();
       }
     }
+    __syncthreads();  // stays until what it asked for has been read
     return;
   }
   const auto sync = [] { SyncSome<1>(kThreads); };
@@ -683,6 +684,7 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
     }
     if (kind >= kLayerProducts) sync();  // before the next part's sums
   }
+  __syncthreads();
 }
 
 // What a launch needs, and the kernel for it.

@@ -121,15 +121,6 @@ class BatchTest(unittest.TestCase):
             self.assertEqual(weights[0], DECISION if read else 1.0, self.t.decode(s.tokens))
             self.assertTrue(all(w == 1.0 for w in weights[1:]))
 
-    def test_what_is_said_of_others_is_read_besides(self):
-        self.builder._bank(random.Random(1))
-        q = Asked("What is the number of Ada Bell's doctor?", "5", [[0], [1]], alike=[1, 2])
-        rng, read = random.Random(2), 0
-        for _ in range(1000):
-            rounds, needed = self.builder._rounds(q, rng)
-            read += 2 in sum(rounds, []) and 0 in sum(rounds, [])
-        self.assertGreater(read, 250)
-
     def test_every_stage_of_a_chain_is_trained(self):
         self.builder._bank(random.Random(1))
         q = Asked("What is the number of Ada Bell's doctor?", "5", [[0], [1]])

@@ -60,6 +60,7 @@ TEMPLATES = {
     "route_when_none": 1,
     "numbers_from_routing": True,
     "route_besides": 1,
+    "retrieval_end_penalty": 3,
 }
 
 
@@ -86,15 +87,14 @@ MIX = {"single": 13, "two": 26, "three": 12, "unanswerable": 11, "latest-version
        "needle": 4, "natural-pair": 4, "natural-qa": 7, "paraphrase": 15, "chat-paraphrase": 5}
 # After how many rounds of reading a sample's step is taken, by the number of rounds that its question needs. The request
 # for a second document is the rarest and hardest step: it gets most.
-STAGES = {0: (1.0,), 1: (0.24, 0.76), 2: (0.15, 0.5, 0.35), 3: (0.14, 0.3, 0.3, 0.26)}
-NOISE = 0.75  # share of rounds in which documents were read besides, as the engine does (route_besides)
-TEMPTING = 0.5  # share of those where such documents say of others what is asked in the end, if a world has them
+STAGES = {0: (1.0,), 1: (0.24, 0.76), 2: (0.18, 0.44, 0.38), 3: (0.15, 0.28, 0.29, 0.28)}
+NOISE = 0.5  # share of rounds in which documents were read besides, as the engine does (route_besides)
 MISSED = 0.09  # share of samples with a round that read in vain
 EARLY = 0.1  # share of chains of which the second document was read with the first
 REWORDED = 0.1
-DENSE = 0.5  # share of the worlds
+DENSE = 0.6  # share of the worlds
 ABSENT = 10  # written items that are asked about and not in the memory
-DECISION = 5.0  # weight of the token that ends retrieval or asks for more, once something has been read
+DECISION = 3.0  # weight of the token that ends retrieval or asks for more, once something has been read
 NAMES_SHARED = (300, 300)  # given and family names
 NAMES_NEAR = (60, 60, 6)  # of every other window: fewer, and the family names that begin in six ways besides
 NAMES_STEPS = 64
@@ -227,7 +227,6 @@ class Asked:
     hops: list[list[int]]  # as in world.Question; for UNKNOWN: what to read before saying so
     parts: list[str] = dataclasses.field(default_factory=list)  # of a list: one for each document
     wide: bool = False  # no other memory can hold another answer, though the question names nobody
-    alike: list[int] = dataclasses.field(default_factory=list)  # what says of others what is asked in the end
 
 
 class StepBuilder:
@@ -454,8 +453,7 @@ class StepBuilder:
                 continue
             q = world.single() if x < 0.44 else world.multi(2 if x < 0.83 else 3)
             if q is not None and all(d in source_of for hop in q.hops for d in hop):
-                alike = [source_of[d] for d in q.alike if d in source_of]
-                pool.append(Asked(q.text, q.answer, [[source_of[d] for d in hop] for hop in q.hops], alike=alike))
+                pool.append(Asked(q.text, q.answer, [[source_of[d] for d in hop] for hop in q.hops]))
 
     def _place_generated(self, pool: list[Asked], rng: random.Random) -> None:
         bank = data.make_bank(rng.getrandbits(60), "train", 0, self.shape.questions, MIX, self.records, self.names)
@@ -483,14 +481,11 @@ class StepBuilder:
             self.words_of[source] = {w for w in re.findall(r"\w+", self.texts[source]) if len(w) > 3 or w[:1].isupper()}
         return self.words_of[source]
 
-    def _noise(self, q: Asked, gold: list[int], rng: random.Random, n: int) -> list[int]:
-        """Documents that were fetched in vain: mostly such as share words with the question or what it is about, or
-        seem to answer it."""
-        tempting = bool(q.alike) and rng.random() < TEMPTING
-        sources = q.alike if tempting else range(len(self.texts))
-        pool = [s for s in rng.sample(sources, min(160, len(sources))) if s not in gold]
+    def _noise(self, question: str, gold: list[int], rng: random.Random, n: int) -> list[int]:
+        """Documents that were fetched in vain: mostly such as share words with the question or what it is about."""
+        pool = [s for s in rng.sample(range(len(self.texts)), min(160, len(self.texts))) if s not in gold]
         if rng.random() < 0.7:
-            words = set(re.findall(r"\w+", q.text)).union(*({w for w in self._words(s) if w[:1].isupper()} for s in gold))
+            words = set(re.findall(r"\w+", question)).union(*({w for w in self._words(s) if w[:1].isupper()} for s in gold))
             near = {s: len(words & self._words(s)) for s in pool}
             pool.sort(key=lambda s: -near[s])
         return pool[:n]
@@ -512,7 +507,7 @@ class StepBuilder:
         full = []
         for hop in rounds:
             besides = rng.choice((1, 1, 2)) if not hop or rng.random() < NOISE else 0
-            read = hop + [s for s in self._noise(q, gold, rng, besides) if all(s not in r for r in full)]
+            read = hop + [s for s in self._noise(q.text, gold, rng, besides) if all(s not in r for r in full)]
             if rng.random() < 0.5:
                 rng.shuffle(read)
             else:
@@ -553,7 +548,7 @@ class StepBuilder:
 
     def _route_form(self, q: Asked, gold: list[int], rng: random.Random) -> Sample:
         """The engine's other mode: the texts are given at once, in a chat message."""
-        read = gold + self._noise(q, gold, rng, rng.randrange(0, 3))
+        read = gold + self._noise(q.text, gold, rng, rng.randrange(0, 3))
         rng.shuffle(read)
         s, t = self.t.strings, self.t
         answer = q.answer

@@ -267,7 +267,6 @@ class Question:
     text: str
     answer: str
     hops: list[list[int]]  # documents that must be read, step by step; empty: unanswerable
-    alike: list[int] = dataclasses.field(default_factory=list)  # documents that say of others what the last step's says
 
 
 class World:
@@ -424,10 +423,6 @@ class World:
     def _documents_of(self, fact: Fact) -> list[int]:
         return sorted({fact.document} | ({fact.outdated} if fact.outdated >= 0 else set()))
 
-    def _alike(self, fact: Fact) -> list[int]:
-        others = (f for f in self.facts.values() if f.relation is fact.relation and f.subject != fact.subject)
-        return sorted({f.document for f in others})
-
     def _ask(self, relation: Relation, subject: str) -> str:
         return relation.pick(self.rng, "questions", self.evaluation).format(s=subject)
 
@@ -442,7 +437,7 @@ class World:
         text = self._ask(fact.relation, fact.subject)
         if fact.outdated >= 0 and self.rng.random() < 0.3:
             text = text[:-1] + " now?"
-        return Question(text, fact.value, [self._documents_of(fact)], self._alike(fact))
+        return Question(text, fact.value, [self._documents_of(fact)])
 
     def multi(self, n_hops: int) -> Question | None:
         """A question whose subject is described through n_hops - 1 linking facts."""
@@ -471,7 +466,7 @@ class World:
                 seen.update(new)
                 if new:
                     hops.append(new)
-            return Question(self._ask(chain[-1].relation, subject), chain[-1].value, hops, self._alike(chain[-1]))
+            return Question(self._ask(chain[-1].relation, subject), chain[-1].value, hops)
         return None
 
     def unanswerable(self) -> Question:
