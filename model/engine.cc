@@ -82,7 +82,7 @@ Result<std::unique_ptr<Engine>> Engine::Load(const std::string& folder,
     auto weights = LoadWeights(*files, config, backend);
     if (!weights.ok()) return weights.status().WithContext(folder);
     engine->weights = std::move(*weights);
-    MSADB_ASSIGN_OR_RETURN(engine->fingerprint, ModelFingerprint(folder, files->paths()));
+    MSADB_ASSIGN_OR_RETURN(engine->fingerprint, ModelFingerprint(folder, engine->templates->strings(), files->paths()));
   }
   engine->description = Describe(config, engine->weights, *backend);
   engine->states.emplace(&config, &engine->weights, backend);

@@ -20,26 +20,26 @@ constexpr size_t kPieceBytes = 1 << 20;
 
 Status DigestFailed() { return Status::Internal("OpenSSL cannot compute SHA-256"); }
 
-// Adds a file's length and bytes; a file that may be absent counts as length 2^64 - 1.
-Status AddFile(const std::string& path, bool optional, EVP_MD_CTX* digest) {
+Status AddLength(uint64_t length, EVP_MD_CTX* digest) {
+  std::array<uint8_t, 8> bytes;
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(length >> (8 * i));
+  return EVP_DigestUpdate(digest, bytes.data(), bytes.size()) == 1 ? Status::Ok() : DigestFailed();
+}
+
+Status AddText(const std::string& text, EVP_MD_CTX* digest) {
+  MSADB_RETURN_IF_ERROR(AddLength(text.size(), digest));
+  return EVP_DigestUpdate(digest, text.data(), text.size()) == 1 ? Status::Ok() : DigestFailed();
+}
+
+// Adds a file's length and bytes.
+Status AddFile(const std::string& path, EVP_MD_CTX* digest) {
   File file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  std::array<uint8_t, 8> length;
-  length.fill(0xff);
-  if (!file) {
-    if (optional && errno == ENOENT) {
-      return EVP_DigestUpdate(digest, length.data(), length.size()) == 1 ? Status::Ok()
-                                                                         : DigestFailed();
-    }
-    return Status::IOError("cannot read " + path + ": " + std::strerror(errno));
-  }
+  if (!file) return Status::IOError("cannot read " + path + ": " + std::strerror(errno));
   if (std::fseek(file.get(), 0, SEEK_END) != 0) return Status::IOError("cannot seek in " + path);
   const long end = std::ftell(file.get());
   if (end < 0) return Status::IOError("cannot seek in " + path);
   std::rewind(file.get());
-  for (size_t i = 0; i < length.size(); ++i) {
-    length[i] = static_cast<uint8_t>(static_cast<uint64_t>(end) >> (8 * i));
-  }
-  if (EVP_DigestUpdate(digest, length.data(), length.size()) != 1) return DigestFailed();
+  MSADB_RETURN_IF_ERROR(AddLength(static_cast<uint64_t>(end), digest));
   std::vector<uint8_t> piece(kPieceBytes);
   for (;;) {
     const size_t got = std::fread(piece.data(), 1, piece.size(), file.get());
@@ -52,15 +52,16 @@ Status AddFile(const std::string& path, bool optional, EVP_MD_CTX* digest) {
 
 }  // namespace
 
-Result<std::string> ModelFingerprint(const std::string& folder,
+Result<std::string> ModelFingerprint(const std::string& folder, const TemplateStrings& templates,
                                      std::span<const std::string> weight_paths) {
   const Digest digest(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
   if (!digest || EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr) != 1) return DigestFailed();
-  MSADB_RETURN_IF_ERROR(AddFile(folder + "/config.json", false, digest.get()));
-  MSADB_RETURN_IF_ERROR(AddFile(folder + "/tokenizer.json", false, digest.get()));
-  MSADB_RETURN_IF_ERROR(AddFile(folder + "/templates.json", true, digest.get()));
+  MSADB_RETURN_IF_ERROR(AddFile(folder + "/config.json", digest.get()));
+  MSADB_RETURN_IF_ERROR(AddFile(folder + "/tokenizer.json", digest.get()));
+  MSADB_RETURN_IF_ERROR(AddText(templates.head, digest.get()));
+  MSADB_RETURN_IF_ERROR(AddText(templates.document, digest.get()));
   for (const std::string& path : weight_paths) {
-    MSADB_RETURN_IF_ERROR(AddFile(path, false, digest.get()));
+    MSADB_RETURN_IF_ERROR(AddFile(path, digest.get()));
   }
   std::array<uint8_t, EVP_MAX_MD_SIZE> bytes;
   unsigned size = 0;

@@ -132,8 +132,7 @@ class Model {
 
   // --- What memory must know to hold this model's documents ---
 
-  virtual const std::string& fingerprint() const = 0;  // hex SHA-256 of config, tokenizer,
-                                                       // templates and weights
+  virtual const std::string& fingerprint() const = 0;  // hex SHA-256 (model/fingerprint.h)
   virtual const std::string& description() const = 0;  // one line for people
   virtual size_t kv_dim() const = 0;  // n_kv_heads * head_dim, width of every memory row
   virtual size_t routing_layer_count() const = 0;

@@ -40,7 +40,7 @@ class LoadedModel {
                                                    const std::string& device = "auto");
   virtual ~LoadedModel() = default;
 
-  virtual std::string fingerprint() const = 0;    // hex SHA-256 of config, tokenizer, templates, weights
+  virtual std::string fingerprint() const = 0;    // hex SHA-256 of what decides a document's memory
   virtual std::string description() const = 0;    // one line for people
   virtual size_t document_tokens_max() const = 0; // longer documents are stored as several parts
 };

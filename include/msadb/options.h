@@ -53,7 +53,8 @@ struct Options {
 
   // The model folder (docs/model-folder.md). Empty: the folder the database remembers from its
   // creation, else the environment variable MSADB_MODEL. A database only opens with the model it
-  // was made with, recognised by a fingerprint of the folder's contents, not by its path.
+  // was made with, recognised by a fingerprint of the folder's contents, not by its path. How a model
+  // is asked (templates.json but for `head` and `document`) does not count.
   std::string model_path;
   // Use an already loaded model instead (several databases of one process can share it).
   std::shared_ptr<class LoadedModel> model;

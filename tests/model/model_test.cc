@@ -62,6 +62,7 @@ TEST_F(ModelTest, TheLimitOnDocumentsComesFromOptionsFolderOrDefault) {
   EXPECT_EQ(Load({.threads = 1, .document_tokens_max = 100000})->document_tokens_max(), 4096u);
 }
 
+// Whatever decides what a document's memory is; how it is asked for does not.
 TEST_F(ModelTest, FingerprintFollowsContentsOnly) {
   const std::string first = Load()->fingerprint();
   const std::filesystem::path copy = folder_.string() + "_copy";
@@ -72,14 +73,21 @@ TEST_F(ModelTest, FingerprintFollowsContentsOnly) {
   std::filesystem::remove_all(copy);
 
   markov_.templates["tail"] = "<|im_end|>";
-  const std::string other_templates = Load()->fingerprint();
-  EXPECT_NE(other_templates, first);
-  markov_.msa_config = {{"pooling_kernel_size", 9}};
-  EXPECT_NE(Load()->fingerprint(), other_templates);
+  markov_.templates["route_besides"] = 3;
+  EXPECT_EQ(Load()->fingerprint(), first);
   std::filesystem::remove(folder_ / "templates.json");
   auto without = Model::Load(folder_, {.threads = 1});
   ASSERT_TRUE(without.ok()) << without.status().ToString();
-  EXPECT_NE((*without)->fingerprint(), other_templates);
+  EXPECT_EQ((*without)->fingerprint(), first);
+
+  markov_.templates["document"] = "{number}: {text}";
+  const std::string other_document = Load()->fingerprint();
+  EXPECT_NE(other_document, first);
+  markov_.templates["head"] = "<|im_start|>";
+  const std::string other_head = Load()->fingerprint();
+  EXPECT_NE(other_head, other_document);
+  markov_.msa_config = {{"pooling_kernel_size", 9}};
+  EXPECT_NE(Load()->fingerprint(), other_head);
 }
 
 TEST_F(ModelTest, LoadErrorsNameTheTensor) {
