@@ -60,7 +60,6 @@ TEMPLATES = {
     "route_when_none": 1,
     "numbers_from_routing": True,
     "route_besides": 1,
-    "retrieval_end_penalty": 3,
 }
 
 
