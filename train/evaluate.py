@@ -316,6 +316,18 @@ class Asker:
     def _question_length(self, question: str) -> int:
         return len(self.t.encode(self.t.strings["question"], question=question))
 
+    def route_second(self, questions: list[Question], first: list[list[int]]) -> list[list[int]]:
+        """What routing ranks once the documents of each question's first step have been read, and of those that it
+        ranked `first` as many as are read besides."""
+        prompts, read = [], []
+        for q, best in zip(questions, first):
+            read.append(q.hops[0] + [d for d in best if d not in q.hops[0]][: self.besides])
+            prompts.append(self.writer.question(q.text))
+            self.writer.numbers(prompts[-1], [d + 1 for d in read[-1]], label=False)
+            self._read(prompts[-1], q.text, read[-1], append_text=True)
+        ranked, _ = self.ranked(prompts)
+        return [[d for d in row if d not in known] for row, known in zip(ranked, read)]
+
     def route(self, questions: list[str], k: int) -> list[list[int]]:
         ranked, _ = self.ranked([self.writer.question(q) for q in questions])
         return [row[:k] for row in ranked]
@@ -362,8 +374,8 @@ def names_asked(seed: int, texts: list[str], kinds: dict[str, list[Question]]) -
     return world.names_in([q.text for q in questions] + [texts[d] for q in questions for hop in q.hops for d in hop])
 
 
-def recall(ranked: list[list[int]], questions: list[Question], k: int) -> float:
-    hits = [set(q.hops[0]) <= set(row[:k]) for row, q in zip(ranked, questions)]
+def recall(ranked: list[list[int]], questions: list[Question], k: int, step: int = 0) -> float:
+    hits = [set(q.hops[step]) <= set(row[:k]) for row, q in zip(ranked, questions)]
     return round(100 * sum(hits) / len(hits), 1)
 
 
@@ -520,6 +532,9 @@ class Evaluation:
                     ranked = asker.route([q.text for q in questions], 16)
                     entry["recall"] = {k: recall(ranked, questions, k) for k in (1, 5, 16)}
                     print(f"{row['tokens']} tokens, {kind}: {entry['recall']}", flush=True)
+                    if all(len(q.hops) > 1 for q in questions):
+                        second = asker.route_second(questions, ranked)
+                        entry["recall_second"] = {k: recall(second, questions, k, 1) for k in (1, 5, 16)}
                     plain = [bm25().rank(q.text, 16) for q in questions]
                     entry["bm25"] = {k: recall(plain, questions, k) for k in (1, 5, 16)}
                 answered = [q for q in questions if q.answer]

@@ -110,14 +110,17 @@ def curve_part(curve: list[dict], minilm: dict | None) -> tuple[str, str]:
         other = (minilm or {}).get(str(asked), {}).get("recall", {})
         for kind, entry in size["kinds"].items():
             answered = entry.get("answered", entry["questions"])
-            rows.append([tokens_name(size["tokens"]), f"{kind} ({entry['questions']})", ranks(entry.get("recall")), ranks(entry.get("bm25")),
-                         ranks(other.get(kind)), f"{entry['exact']} / {entry['f1']} ({answered})" if "exact" in entry else None])
+            rows.append([tokens_name(size["tokens"]), f"{kind} ({entry['questions']})", ranks(entry.get("recall")),
+                         ranks(entry.get("recall_second")), ranks(entry.get("bm25")), ranks(other.get(kind)), f"{entry['exact']} / {entry['f1']} ({answered})" if "exact" in entry else None])
             x = math.log10(size["tokens"])
             if kind in ("single", "two-hop") and "recall" in entry:
                 lines.setdefault(f"{kind}: recall@16", []).append((x, float(entry["recall"]["16"])))
             if kind in ("single", "two-hop") and "exact" in entry:
                 lines.setdefault(f"{kind}: exact answers", []).append((x, entry["exact"]))
-    text = table(["memory", "questions", "recall@1 / @5 / @16", "BM25", "MiniLM", "exact / F1 (answered)"], rows)
+    head = ["memory", "questions", "recall@1 / @5 / @16", "of the second step", "BM25", "MiniLM", "exact / F1 (answered)"]
+    if not any(row[3] for row in rows):
+        head, rows = head[:3] + head[4:], [row[:3] + row[4:] for row in rows]
+    text = table(head, rows)
     labels = {math.log10(size["tokens"]): tokens_name(size["tokens"]) for size in curve}
     return text, chart("Memory size", "tokens in memory", lines, 100.0, labels)
 
