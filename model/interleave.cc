@@ -379,11 +379,12 @@ class Answering {
     if (templates_.number_lists() == nullptr) return token;
     const std::vector<int32_t> allowed = templates_.number_lists()->Next(list, choices);
     if (allowed.empty()) return token;
+    const std::vector<int32_t>& end = templates_.retrieval_end();
+    const int32_t ending = list.empty() && !end.empty() ? end.front() : -1;
     const auto logit = [&](int32_t id) {
       const auto row = static_cast<size_t>(id);
-      const bool ends = list.empty() && id == templates_.retrieval_end().front();
       if (row >= context_.logits.size()) return -std::numeric_limits<float>::infinity();
-      return context_.logits[row] - (ends ? templates_.retrieval_end_penalty() : 0.0f);
+      return context_.logits[row] - (id == ending ? templates_.retrieval_end_penalty() : 0.0f);
     };
     return *std::max_element(allowed.begin(), allowed.end(),
                              [&](int32_t a, int32_t b) { return logit(a) < logit(b); });

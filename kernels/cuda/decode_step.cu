@@ -463,6 +463,7 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
     }
     return (sum.x + sum.y) + (sum.z + sum.w);
   };
+
   // Attention. The keys of a kv head and a set of its query heads are divided among `splits`
   // blocks. Within a warp, kLanes lanes hold one key's dimensions, 8 each; keys are dealt out to
   // these lane groups, each of which keeps its own running softmax. They merge by (maximum, sum,

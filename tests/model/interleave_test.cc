@@ -319,6 +319,11 @@ TEST_F(InterleaveTest, APenaltyOnEndingRetrievalReadsOn) {
   }
 }
 
+TEST_F(InterleaveTest, AFolderWithoutAnEndOfRetrievalIsAsked) {
+  Load(kTwoRounds, {{"numbers_from_routing", true}, {"retrieval_end", ""}});
+  EXPECT_FALSE(Answer({.rounds_max = 2}).rounds.empty());
+}
+
 TEST_F(InterleaveTest, RouteModeReadsTheBestRoutedDocuments) {
   Load(kTwoRounds, {{"retrieval", "route"},
                     {"route_documents", 3},
