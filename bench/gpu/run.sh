@@ -40,7 +40,7 @@ steps=(
 "check|memcheck-route|120|$check --tool memcheck route_topk_bench --sanitize"
 "check|racecheck-route|180|$check --tool racecheck route_topk_bench --sanitize"
 "check|memcheck-kernels|240|$check --tool memcheck kernels_cuda_backend_test --gtest_filter=-*RandomShapes*:*RotationWith*:*NoMemory*:*AbsentDevice*"
-"check|racecheck-kernels|240|$check --tool racecheck kernels_cuda_backend_test --gtest_filter=*FusedSteps*:*Decode*:*EachQuery*:*StreamedProducts*:*ThatAppends*"
+"check|racecheck-kernels|240|$check --tool racecheck kernels_cuda_backend_test --gtest_filter=*FusedSteps*:*PackedDocuments*:*Decode*:*EachQuery*:*StreamedProducts*:*ThatAppends*"
 "check|memcheck-index|300|$check --tool memcheck index_gpu_test --gtest_filter=*Agrees*:*OddRows*"
 "database|bench-db|500|db_bench --documents 195312 --chunks 8 --query-tokens 64 --device cuda:0 --folder $folder"
 "database|bench-db-wide|500|db_bench --documents 195312 --chunks 8 --dim 1024 --layers 3 --query-tokens 64 --device cuda:0 --folder $folder"

@@ -1,5 +1,6 @@
-// Attention of many queries on the tensor cores: the blocked softmax of FlashAttention-2 (arXiv
-// 2307.08691), over segments of different lengths in one launch.
+// Attention of many queries on the tensor cores, over segments of different lengths in one launch: the
+// blocked softmax of FlashAttention-2 (arXiv 2307.08691). For heads of more than 128 dimensions and
+// rows at any address; attention_tiles.cu is faster at all others.
 //
 // A block takes 64 queries of one segment and one head; each of its 4 warps owns 16 of them with
 // scores, running softmax and output in registers. Keys and values pass through shared memory in
@@ -8,8 +9,7 @@
 // makes every ldmatrix free of bank conflicts. head_dim is rounded up to kPad with zeros.
 #include <algorithm>
 
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/attention_segments.cuh"
 
 namespace msadb::kernels::cuda {
 namespace {
@@ -17,21 +17,6 @@ namespace {
 constexpr unsigned kWarps = 4;
 constexpr unsigned kThreads = 32 * kWarps;
 constexpr int kQueries = 64;
-
-struct Params {
-  const bf16* q;
-  const bf16* k;
-  const bf16* v;
-  bf16* out;
-  size_t q_stride, k_stride, v_stride, out_stride;
-  unsigned group;
-  unsigned head_dim;
-  float scale_log2;
-  bool vector;  // rows may be read 16 bytes at a time
-  const PrefillSegment* segments;
-  unsigned segment_count;
-  unsigned tiles;
-};
 
 // Rows [0, valid) of a tile of kRows, the rest and the columns past head_dim as zeros.
 template <int kRows, int kPad>
@@ -57,7 +42,7 @@ __device__ __forceinline__ void LoadTile(bf16* tile, const bf16* from, size_t st
 }
 
 template <int kPad, int kKeyTile>
-__global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant__ PrefillParams p) {
   constexpr int kStride = kPad + 8;
   constexpr int kTileSize = kKeyTile * kStride;
   constexpr int kDepth = kPad / 16;       // 16-wide steps over dimensions
@@ -68,32 +53,12 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   GridRelease();
   GridWait();
 
-  // The last tile of a segment sees the most keys: start with it.
-  const int tile = static_cast<int>(p.tiles - 1 - blockIdx.x);
-  unsigned low = 0, high = p.segment_count - 1;
-  while (low < high) {
-    const unsigned middle = (low + high + 1) / 2;
-    if (p.segments[middle].tile_begin <= tile) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  const PrefillSegment segment = p.segments[low];
-  const unsigned head = blockIdx.y;
-  const int first = (tile - segment.tile_begin) * kQueries;  // query of the segment
-  const int queries = min(kQueries, segment.query_count - first);
-  const int key_end = segment.visible_before + first + queries;
-  const size_t kv_offset = head / p.group * size_t{p.head_dim};
-  const bf16* const q = p.q + static_cast<size_t>(segment.query_begin + first) * p.q_stride +
-                        head * size_t{p.head_dim};
-  const bf16* const k = p.k + static_cast<size_t>(segment.key_begin) * p.k_stride + kv_offset;
-  const bf16* const v = p.v + static_cast<size_t>(segment.key_begin) * p.v_stride + kv_offset;
+  const PrefillTile t = FindTile<kQueries>(p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   // Queries go through the keys' memory into registers: 2 tiles of keys hold at least 64 rows.
   static_assert(2 * kKeyTile >= kQueries);
-  LoadTile<kQueries, kPad>(keys, q, p.q_stride, queries, p.head_dim, p.vector);
+  LoadTile<kQueries, kPad>(keys, t.q, p.q_stride, t.queries, p.head_dim, p.vector);
   CopyCommit();
   CopyWait<0>();
   __syncthreads();
@@ -105,10 +70,10 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   __syncthreads();
 
   const auto load = [&](int key, int buffer) {
-    const int valid = key_end - key;
-    LoadTile<kKeyTile, kPad>(keys + buffer * kTileSize, k + key * p.k_stride, p.k_stride, valid,
+    const int valid = t.key_end - key;
+    LoadTile<kKeyTile, kPad>(keys + buffer * kTileSize, t.k + key * p.k_stride, p.k_stride, valid,
                              p.head_dim, p.vector);
-    LoadTile<kKeyTile, kPad>(values + buffer * kTileSize, v + key * p.v_stride, p.v_stride, valid,
+    LoadTile<kKeyTile, kPad>(values + buffer * kTileSize, t.v + key * p.v_stride, p.v_stride, valid,
                              p.head_dim, p.vector);
     CopyCommit();
   };
@@ -117,8 +82,8 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};  // of rows lane / 4 and lane / 4 + 8
   load(0, 0);
   int buffer = 0;
-  for (int key = 0; key < key_end; key += kKeyTile, buffer ^= 1) {
-    if (key + kKeyTile < key_end) {
+  for (int key = 0; key < t.key_end; key += kKeyTile, buffer ^= 1) {
+    if (key + kKeyTile < t.key_end) {
       load(key + kKeyTile, buffer ^ 1);
       CopyWait<1>();
     } else {
@@ -142,8 +107,8 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
     }
     // Row r of the warp sees the keys up to its own.
     const int row_first = warp * 16 + lane / 4;
-    const int seen = segment.visible_before + first + row_first - key;  // last key seen, here
-    if (key + kKeyTile > segment.visible_before + first + warp * 16) {
+    const int seen = t.visible + row_first - key;  // last key seen, here
+    if (key + kKeyTile > t.visible + warp * 16) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -203,9 +168,8 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
     const int row = warp * 16 + lane / 4 + 8 * half;
-    if (row >= queries) continue;
-    bf16* const to = p.out + static_cast<size_t>(segment.query_begin + first + row) * p.out_stride +
-                     head * size_t{p.head_dim};
+    if (row >= t.queries) continue;
+    bf16* const to = t.out + row * p.out_stride;
 #pragma unroll
     for (int d = 0; d < kPad / 8; ++d) {
       const unsigned column = d * 8 + lane % 4 * 2;
@@ -216,7 +180,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
 }
 
 template <int kPad, int kKeyTile>
-cudaError_t Run(const Params& p, size_t heads, cudaStream_t stream) {
+cudaError_t Run(const PrefillParams& p, size_t heads, cudaStream_t stream) {
   constexpr size_t kShared = 4 * kKeyTile * (kPad + 8) * sizeof(bf16);
   auto* const kernel = PrefillKernel<kPad, kKeyTile>;
   const cudaError_t error = AllowShared(kernel, kShared);
@@ -224,14 +188,29 @@ cudaError_t Run(const Params& p, size_t heads, cudaStream_t stream) {
   return Launch(kernel, dim3(p.tiles, static_cast<unsigned>(heads)), kThreads, kShared, stream, p);
 }
 
+bool RowsAligned(const Rows& r) {
+  return reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.stride % 8 == 0;
+}
+
+bool Vector(const AttentionShape& s) {
+  return s.head_dim % 8 == 0 && RowsAligned(s.q) && RowsAligned(s.k) && RowsAligned(s.v);
+}
+
+bool TilesFit(const AttentionShape& s) {
+  return s.head_dim <= 128 && Vector(s) && RowsAligned(s.out);
+}
+
 }  // namespace
+
+size_t PrefillTileQueries(const AttentionShape& shape) {
+  return TilesFit(shape) ? kAttentionTileQueries : kQueries;
+}
 
 cudaError_t LaunchAttentionPrefill(const AttentionShape& shape, const PrefillSegment* segments,
                                    size_t segment_count, size_t tiles, cudaStream_t stream) {
-  static_assert(kPrefillTile == kQueries);
   if (tiles == 0) return cudaSuccess;
   if (shape.head_dim > 256) return cudaErrorInvalidValue;
-  Params p = {};
+  PrefillParams p = {};
   p.q = static_cast<const bf16*>(shape.q.data);
   p.k = static_cast<const bf16*>(shape.k.data);
   p.v = static_cast<const bf16*>(shape.v.data);
@@ -243,17 +222,12 @@ cudaError_t LaunchAttentionPrefill(const AttentionShape& shape, const PrefillSeg
   p.group = static_cast<unsigned>(shape.heads / shape.kv_heads);
   p.head_dim = static_cast<unsigned>(shape.head_dim);
   p.scale_log2 = shape.scale * 1.4426950408889634f;
-  const auto aligned = [](const Rows& r) {
-    return reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.stride % 8 == 0;
-  };
-  p.vector = shape.head_dim % 8 == 0 && aligned(shape.q) && aligned(shape.k) && aligned(shape.v);
+  p.vector = Vector(shape);
   p.segments = segments;
   p.segment_count = static_cast<unsigned>(segment_count);
   p.tiles = static_cast<unsigned>(tiles);
-  if (shape.head_dim <= 32) return Run<32, 64>(p, shape.heads, stream);
-  if (shape.head_dim <= 64) return Run<64, 64>(p, shape.heads, stream);
-  if (shape.head_dim <= 128) return Run<128, 64>(p, shape.heads, stream);
-  return Run<256, 32>(p, shape.heads, stream);
+  return TilesFit(shape) ? LaunchAttentionTiles(p, shape.heads, stream)
+                         : Run<256, 32>(p, shape.heads, stream);
 }
 
 }  // namespace msadb::kernels::cuda

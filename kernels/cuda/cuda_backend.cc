@@ -841,12 +841,13 @@ class CudaBackend : public Backend {
   Status AttendPrefill(const AttentionShape& shape, std::span<const AttentionSegment> segments) {
     std::vector<PrefillSegment> table;
     size_t tiles = 0;
+    const size_t tile = PrefillTileQueries(shape);
     for (const AttentionSegment& s : segments) {
       if (s.query_count == 0) continue;
       table.push_back({static_cast<int32_t>(s.query_begin), static_cast<int32_t>(s.query_count),
                        static_cast<int32_t>(s.key_begin), static_cast<int32_t>(s.visible_before),
                        static_cast<int32_t>(tiles)});
-      tiles += (s.query_count + kPrefillTile - 1) / kPrefillTile;
+      tiles += (s.query_count + tile - 1) / tile;
     }
     if (table.empty()) return Status::Ok();
     MSADB_ASSIGN_OR_RETURN(const PrefillSegment* const device,

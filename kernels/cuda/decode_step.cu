@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
 
   if (thread < p.slots) {
     BarrierInit(&filled[thread], 1);
-    BarrierInit(&emptied[thread], kWarps);
+    BarrierInit(&emptied[thread], kThreads);
     BarrierInitFence();
   }
   if (thread < kKinds) shares[thread] = ShareOf<kHeadDim>(p, thread);
@@ -283,10 +283,8 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
   }
   const auto sync = [] { SyncSome<1>(kThreads); };
 
-  const unsigned own_first = RowOfBlock(p.hidden, blockIdx.x);
-  const unsigned own_rows = RowOfBlock(p.hidden, blockIdx.x + 1) - own_first;
-  for (unsigned i = thread; i < own_rows; i += kThreads) {
-    residual[i] = ToFloat(p.state[own_first + i]);
+  for (unsigned i = thread; i < shares[1].n_rows; i += kThreads) {
+    residual[i] = ToFloat(p.state[shares[1].first_row + i]);
   }
 
   // The normalised hidden state. Without words it is the embedding's row.
@@ -411,8 +409,8 @@ __global__ void __launch_bounds__(kLaunched, 1) DecodeStepKernel(const __grid_co
             }
           }
           if (groups == 1 && (kOnce || passed + kPass * kStepBytes >= steps * kStepBytes)) {
-            __syncwarp();  // all lanes have read theirs
-            if (lane == 0) BarrierArrive(&emptied[slot]);
+            // Each lane for what it read itself.
+            BarrierArrive(&emptied[slot]);
           }
 #pragma unroll
           for (unsigned i = 0; i < kStepsHeld; ++i) {

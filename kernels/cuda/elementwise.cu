@@ -231,38 +231,44 @@ __global__ void CopyWordsKernel(CopySide a, CopySide b, size_t rows, unsigned wo
       static_cast<const uint4*>(side.from)[row * side.from_stride + column];
 }
 
-// One warp a row. Rows mostly lie in host memory: all of a warp's reads are under way before the
+// One warp a row. Rows and pointers lie in host memory, which no kernel writes: the first reads of a row
+// are under way before the kernels before this one have finished, and all of a warp's before the
 // first is used.
 template <typename Y>
 __global__ void GatherKernel(const uint16_t* const* pointers, unsigned rows, Y* a, size_t a_stride,
                              Y* b, size_t b_stride, unsigned width) {
+  constexpr unsigned kAhead = 4;
   GridRelease();
-  GridWait();
   const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
   const unsigned lane = threadIdx.x % 32;
-  if (item >= 2 * rows) return;
-  const bf16* const from = reinterpret_cast<const bf16*>(pointers[item]);
+  const bf16* const from =
+      item < 2 * rows ? reinterpret_cast<const bf16*>(pointers[item]) : nullptr;
   Y* const to = item < rows ? a + item * a_stride : b + (item - rows) * b_stride;
   const bool aligned = sizeof(Y) == 2 && reinterpret_cast<uintptr_t>(from) % 16 == 0 &&
                        reinterpret_cast<uintptr_t>(to) % 16 == 0 && width % 8 == 0;
-  if (aligned) {
-    const unsigned words = width / 8;
-    constexpr unsigned kAhead = 4;
-    for (unsigned base = lane; base < words; base += 32 * kAhead) {
-      uint4 held[kAhead];
+  const unsigned words = from != nullptr && aligned ? width / 8 : 0;
+  uint4 held[kAhead] = {};
+  const auto read = [&](unsigned base) {
 #pragma unroll
-      for (unsigned j = 0; j < kAhead; ++j) {
-        const unsigned i = base + 32 * j;
-        if (i < words) held[j] = __ldcs(reinterpret_cast<const uint4*>(from) + i);
-      }
-#pragma unroll
-      for (unsigned j = 0; j < kAhead; ++j) {
-        const unsigned i = base + 32 * j;
-        if (i < words) reinterpret_cast<uint4*>(to)[i] = held[j];
-      }
+    for (unsigned j = 0; j < kAhead; ++j) {
+      const unsigned i = base + 32 * j;
+      if (i < words) held[j] = __ldcs(reinterpret_cast<const uint4*>(from) + i);
     }
-  } else {
+  };
+  read(lane);
+  GridWait();
+  if (from == nullptr) return;
+  if (!aligned) {
     for (unsigned i = lane; i < width; i += 32) to[i] = FromFloat<Y>(ToFloat(from[i]));
+    return;
+  }
+  for (unsigned base = lane; base < words; base += 32 * kAhead) {
+    if (base != lane) read(base);
+#pragma unroll
+    for (unsigned j = 0; j < kAhead; ++j) {
+      const unsigned i = base + 32 * j;
+      if (i < words) reinterpret_cast<uint4*>(to)[i] = held[j];
+    }
   }
 }
 

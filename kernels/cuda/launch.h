@@ -118,9 +118,10 @@ struct PrefillSegment {
   int32_t query_count = 0;
   int32_t key_begin = 0;
   int32_t visible_before = 0;
-  int32_t tile_begin = 0;  // tiles of kPrefillTile queries before this segment
+  int32_t tile_begin = 0;  // tiles before this segment
 };
-inline constexpr size_t kPrefillTile = 64;
+// Queries of a tile; the last one of a segment may have fewer.
+size_t PrefillTileQueries(const AttentionShape& shape);
 // segments in device memory, none of them without queries; `tiles` of all of them.
 cudaError_t LaunchAttentionPrefill(const AttentionShape& shape, const PrefillSegment* segments,
                                    size_t segment_count, size_t tiles, cudaStream_t stream);

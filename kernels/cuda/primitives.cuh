@@ -1,6 +1,6 @@
 // What the kernels of this folder ask of the hardware beyond CUDA C++: launches that overlap,
 // asynchronous copies into shared memory and their barriers, matrix instructions, clusters; what only
-// the routing kernels use is in tensor_tiles.cuh. Nothing else of the folder holds PTX, so that a
+// routing and attention use is in tensor_tiles.cuh. Nothing else of the folder holds PTX, so that a
 // second implementation of the two headers can run the kernels elsewhere: tests/kernels/cuda/emulated/
 // does so on a CPU.
 #ifndef MSADB_KERNELS_CUDA_PRIMITIVES_CUH_
@@ -219,6 +219,15 @@ __device__ __forceinline__ void CopyCommit() { asm volatile("cp.async.commit_gro
 template <int kGroups>
 __device__ __forceinline__ void CopyWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+// --- Arithmetic ---
+
+// 2^x within 2 units in the last place; 0 where that is not a normal number.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // --- Matrices ---

@@ -590,7 +590,7 @@ class CudaAttentionTest : public CudaBackendTest {
   static const std::vector<Heads>& Shapes() {
     static const std::vector<Heads> shapes = {{1, 1, 8},    {4, 2, 16}, {9, 3, 64},
                                               {5, 1, 24},   {2, 2, 40}, {8, 1, 128},
-                                              {32, 8, 128}, {3, 3, 6},  {2, 1, 256}};
+                                              {32, 8, 128}, {4, 2, 96}, {3, 3, 6}, {2, 1, 256}};
     return shapes;
   }
 

@@ -281,6 +281,10 @@ void CopyWait() {
   emulated::WaitMine(kGroups);
 }
 
+// --- Arithmetic ---
+
+inline float Exp2(float x) { return std::exp2(x); }
+
 // --- Matrices ---
 
 inline const uint16_t* RowOf(const uint32_t (*lanes)[16], unsigned lane) {

@@ -52,19 +52,25 @@ inline void LoadTile(void* to, const TileMap* map, int column, int row, uint64_t
 }
 
 // Of the low 16 bits.
-inline float HalfAt(uint32_t bits) {
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+template <typename T>
+float ElementAt(uint32_t bits) {
+  if constexpr (std::is_same_v<T, half>) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+  } else {
+    return __uint_as_float(bits << 16);
+  }
 }
 
 struct TileOperand {
   const uint8_t* tile;
   int step;
+  template <typename T>
   float At(int row, int column) const {
     const int byte = (16 * step + column) * 2;
     uint16_t bits;
     std::memcpy(&bits, tile + row * kTileRowBytes + ((byte / 16) ^ (row % 8)) * 16 + byte % 16,
                 sizeof bits);
-    return HalfAt(bits);
+    return ElementAt<T>(bits);
   }
 };
 
@@ -73,7 +79,7 @@ inline TileOperand OperandOf(const void* tile, int step) {
   return {static_cast<const uint8_t*>(tile), step};
 }
 
-// A product that was issued. It is taken when somebody waits for it, with what is in memory and in
+// A product that was issued, of elements T; with kRows b's rows are those of its tile. It is taken when somebody waits for it, with what is in memory and in
 // the registers by then, so that handing a stage back or changing a fragment too early shows.
 struct TileProduct {
   float (*acc)[32];
@@ -81,7 +87,9 @@ struct TileProduct {
   const uint32_t (*fragment)[4];
   TileOperand b;
   int accumulate;
+  void (TileProduct::*take)() const;
 
+  template <typename T, bool kRows>
   void Take() const {
     const int lane = static_cast<int>(emulated::Lane());
     float rows[2][16];  // of a
@@ -90,19 +98,21 @@ struct TileProduct {
       for (int i = 0; i < 2; ++i) {
         for (int k = 0; k < 16; ++k) {
           const uint32_t pair = lanes[lane / 4 * 4 + k % 8 / 2][i + k / 8 * 2];
-          rows[i][k] = HalfAt(k % 2 == 0 ? pair : pair >> 16);
+          rows[i][k] = ElementAt<T>(k % 2 == 0 ? pair : pair >> 16);
         }
       }
     } else {
       const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
       for (int i = 0; i < 2; ++i) {
-        for (int k = 0; k < 16; ++k) rows[i][k] = tile.At(row + 8 * i, k);
+        for (int k = 0; k < 16; ++k) rows[i][k] = tile.At<T>(row + 8 * i, k);
       }
     }
     for (int i = 0; i < 32; ++i) {
       float sum = accumulate != 0 ? (*acc)[i] : 0.0f;
       for (int k = 0; k < 16; ++k) {
-        sum = std::fma(rows[i / 2 % 2][k], b.At(i / 4 * 8 + 2 * (lane % 4) + i % 2, k), sum);
+        const int column = i / 4 * 8 + 2 * (lane % 4) + i % 2;
+        const float other = kRows ? b.At<T>(k, column) : b.At<T>(column, k);
+        sum = std::fma(rows[i / 2 % 2][k], other, sum);
       }
       (*acc)[i] = sum;
     }
@@ -114,12 +124,23 @@ inline thread_local std::vector<std::deque<std::vector<TileProduct>>> tile_produ
     1024, std::deque<std::vector<TileProduct>>(1));
 
 inline void MultiplyTiles(float (&acc)[32], TileOperand a, TileOperand b, int accumulate) {
-  tile_products[threadIdx.x].back().push_back({&acc, a, nullptr, b, accumulate});
+  tile_products[threadIdx.x].back().push_back(
+      {&acc, a, nullptr, b, accumulate, &TileProduct::Take<half, false>});
 }
 
-inline void MultiplyTiles(float (&acc)[32], const uint32_t (&a)[4], TileOperand b, int accumulate) {
-  tile_products[threadIdx.x].back().push_back({&acc, {}, &a, b, accumulate});
+template <typename T = half>
+void MultiplyTiles(float (&acc)[32], const uint32_t (&a)[4], TileOperand b, int accumulate) {
+  tile_products[threadIdx.x].back().push_back(
+      {&acc, {}, &a, b, accumulate, &TileProduct::Take<T, false>});
 }
+
+inline void MultiplyTileRows(float (&acc)[32], const uint32_t (&a)[4], const void* rows,
+                             int accumulate) {
+  tile_products[threadIdx.x].back().push_back(
+      {&acc, {}, &a, OperandOf(rows, 0), accumulate, &TileProduct::Take<__nv_bfloat16, true>});
+}
+
+inline void TilesFence() {}
 
 inline void TilesBegin(float (&)[32]) {}
 
@@ -129,7 +150,7 @@ template <int kGroups>
 void TilesWait(float (&)[32]) {
   auto& groups = tile_products[threadIdx.x];
   while (groups.size() > kGroups + 1) {
-    for (const TileProduct& product : groups.front()) product.Take();
+    for (const TileProduct& product : groups.front()) (product.*product.take)();
     groups.pop_front();
   }
   emulated::SyncWarp();
