@@ -28,6 +28,10 @@ bool EndsWith(std::span<const int32_t> tokens, std::span<const int32_t> ending) 
          std::equal(ending.begin(), ending.end(), tokens.end() - ending.size());
 }
 
+bool Holds(const std::vector<DocumentNumber>& numbers, DocumentNumber number) {
+  return std::find(numbers.begin(), numbers.end(), number) != numbers.end();
+}
+
 size_t TokenCount(std::span<const PromptPart> parts) {
   size_t count = 0;
   for (const PromptPart& part : parts) count += part.tokens.size();
@@ -86,14 +90,22 @@ class Answering {
       if (round == rounds_max_) break;
       MSADB_ASSIGN_OR_RETURN(list, GenerateNumbers());
       bool appended = false;
+      std::vector<DocumentNumber> besides;
       if (EndsWith(list, templates_.numbers_end())) {
-        MSADB_ASSIGN_OR_RETURN(appended, AppendAsked());
+        MSADB_ASSIGN_OR_RETURN(appended, AppendAsked(&besides));
       }
       if (!appended && round == 1) {
         const auto wanted = static_cast<size_t>(templates_.route_when_none());
         MSADB_ASSIGN_OR_RETURN(appended, AppendListed(BestRouted(wanted, {})));
       }
       if (!appended) break;
+      readings_.push_back({this_round().appended, std::move(besides)});
+    }
+    MSADB_ASSIGN_OR_RETURN(const bool shown, ShowBesides());
+    if (shown) {
+      MSADB_RETURN_IF_ERROR(StartRound());
+      prompt_.push_back({TokenRole::kGenerated, {}});  // a list that may follow
+      list.clear();
     }
     // A list that led to nothing (empty, unknown or repeated numbers, cut off) is taken back: the
     // model goes on as if it had ended retrieval at once, which is what it was trained on.
@@ -200,7 +212,9 @@ class Answering {
     const auto start = Clock::now();
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieval_tokens_max, 1));
     std::vector<std::string> choices;
-    if (templates_.number_lists() != nullptr) choices = AsChoices(BestRouted(SIZE_MAX, {}));
+    if (templates_.number_lists() != nullptr) {
+      choices = AsChoices(BestRouted(static_cast<size_t>(templates_.numbers_from_routing()), {}));
+    }
     std::vector<int32_t> tokens;
     while (tokens.size() < tokens_max) {
       MSADB_ASSIGN_OR_RETURN(const int32_t token, NextListToken(tokens, choices));
@@ -235,18 +249,59 @@ class Answering {
     return true;
   }
 
-  // What the model asked for, and what routing ranks best besides, if the model's folder wants that.
-  Result<bool> AppendAsked() {
+  // What the model asked for, and what routing ranks best besides, if the model's folder wants that:
+  // at once, or later, which `later` is then.
+  Result<bool> AppendAsked(std::vector<DocumentNumber>* later) {
     std::vector<DocumentNumber> numbers = this_round().generated;
-    const bool anything_new = std::any_of(numbers.begin(), numbers.end(), [&](DocumentNumber n) {
-      return std::find(read_.begin(), read_.end(), n) == read_.end();
-    });
+    const bool anything_new = std::any_of(numbers.begin(), numbers.end(),
+                                          [&](DocumentNumber n) { return !Holds(read_, n); });
     if (!anything_new) return false;
     const auto wanted = static_cast<size_t>(templates_.route_besides());
+    if (bank_.document_count() >= templates_.route_besides_last()) {
+      std::vector<DocumentNumber> listed = numbers;
+      for (const Reading& reading : readings_) {
+        listed.insert(listed.end(), reading.besides.begin(), reading.besides.end());
+      }
+      *later = BestRouted(wanted, listed);
+      return AppendTexts(numbers);
+    }
     const std::vector<DocumentNumber> besides = BestRouted(wanted, numbers);
     if (besides.empty()) return AppendTexts(numbers);
     numbers.insert(numbers.end(), besides.begin(), besides.end());
     return AppendListed(numbers);
+  }
+
+  // Once retrieval has ended: the prompt as if each round had asked for what was to be read besides,
+  // too. False when there is nothing of it, or no room for it; then the prompt stays as it is.
+  Result<bool> ShowBesides() {
+    const bool none = std::all_of(readings_.begin(), readings_.end(),
+                                  [](const Reading& r) { return r.besides.empty(); });
+    if (none) return false;
+    std::vector<PromptPart> prompt(prompt_.begin(), prompt_.begin() + kQuestionParts);
+    prompt.swap(prompt_);
+    const std::vector<DocumentNumber> read = std::exchange(read_, {});
+    const std::vector<DocumentNumber> appended = this_round().appended;
+    for (const Reading& reading : readings_) {
+      std::vector<DocumentNumber> numbers = reading.asked;
+      for (const DocumentNumber number : reading.besides) {
+        if (!Holds(read, number)) numbers.push_back(number);
+      }
+      prompt_.push_back({TokenRole::kGenerated, {}});
+      MSADB_ASSIGN_OR_RETURN(const bool listed, AppendListed(numbers));
+      if (!listed) prompt_.pop_back();
+    }
+    this_round().appended = appended;
+    const bool all_asked =
+        std::all_of(read.begin(), read.end(), [&](auto n) { return Holds(read_, n); });
+    if (all_asked && read_.size() > read.size()) {
+      for (const DocumentNumber number : read_) {
+        if (!Holds(read, number)) this_round().appended.push_back(number);
+      }
+      return true;
+    }
+    prompt_ = std::move(prompt);
+    read_ = read;
+    return false;
   }
 
   // The `count` documents that this round's routing ranks best, of those neither read before nor in
@@ -257,10 +312,8 @@ class Answering {
     if (count == 0) return best;
     for (const RoutedDocument& document : FuseLayers(result_.rounds.back().layers)) {
       if (best.size() >= count) break;
-      const auto holds = [&](const std::vector<DocumentNumber>& numbers) {
-        return std::find(numbers.begin(), numbers.end(), document.number) != numbers.end();
-      };
-      if (!holds(read_) && !holds(listed)) best.push_back(document.number);
+      const DocumentNumber number = document.number;
+      if (!Holds(read_, number) && !Holds(listed, number)) best.push_back(number);
     }
     return best;
   }
@@ -284,10 +337,10 @@ class Answering {
   Result<PromptPart> ReadTexts(const std::vector<DocumentNumber>& numbers) {
     PromptPart texts{TokenRole::kQuery, {}};
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieved_text_tokens_max, 0));
-    RoundTrace& round = this_round();
+    const size_t read_before = read_.size();
     for (DocumentNumber number : numbers) {
-      if (round.appended.size() >= static_cast<size_t>(options_.documents_per_round_max)) break;
-      if (std::find(read_.begin(), read_.end(), number) != read_.end()) continue;
+      if (read_.size() - read_before >= static_cast<size_t>(options_.documents_per_round_max)) break;
+      if (Holds(read_, number)) continue;
       auto text = bank_.Text(number);
       if (text.status().code() == StatusCode::kNotFound) continue;
       if (!text.ok()) return text.status();
@@ -296,7 +349,7 @@ class Answering {
       if (texts.tokens.size() + tokens.size() > tokens_max) break;
       if (!CheckRoom(texts.tokens.size() + tokens.size()).ok()) break;
       texts.tokens.insert(texts.tokens.end(), tokens.begin(), tokens.end());
-      round.appended.push_back(number);
+      this_round().appended.push_back(number);
       read_.push_back(number);
     }
     return texts;
@@ -430,7 +483,14 @@ class Answering {
   std::mt19937_64 random_;
   std::vector<std::pair<float, int32_t>> scratch_;
 
+  // A round that read: what was asked for, and what is read besides once retrieval has ended.
+  struct Reading {
+    std::vector<DocumentNumber> asked, besides;
+  };
+  static constexpr size_t kQuestionParts = 3;  // of the prompt: question, tail, response head
+
   std::vector<PromptPart> prompt_;
+  std::vector<Reading> readings_;
   size_t reserved_tokens_ = 0;  // fixed tokens that will follow the texts read
   Context context_;
   std::vector<DocumentNumber> read_;  // documents whose text was appended, in order

@@ -101,10 +101,24 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
     *value = it->get<int>();
   }
   if (const auto it = object.find("numbers_from_routing"); it != object.end()) {
-    if (!it->is_boolean()) {
-      return Status::InvalidArgument("key numbers_from_routing must be true or false");
+    if (it->is_boolean()) {
+      strings->numbers_from_routing = it->get<bool>() ? TemplateStrings::kAllRouted : 0;
+    } else if (it->is_number_unsigned() && it->get<uint64_t>() <= kRouteDocumentsMax) {
+      strings->numbers_from_routing = it->get<int>();
+    } else {
+      return Status::InvalidArgument(
+          "key numbers_from_routing must be true, false or within 0..64");
     }
-    strings->numbers_from_routing = it->get<bool>();
+  }
+  if (const auto it = object.find("route_besides_last"); it != object.end()) {
+    if (it->is_boolean()) {
+      strings->route_besides_last = it->get<bool>() ? 0 : TemplateStrings::kNever;
+    } else if (it->is_number_unsigned()) {
+      strings->route_besides_last = it->get<uint64_t>();
+    } else {
+      return Status::InvalidArgument(
+          "key route_besides_last must be true, false or a number of documents");
+    }
   }
   if (const auto it = object.find("retrieval_end_penalty"); it != object.end()) {
     if (!it->is_number() || !(it->get<double>() >= 0 && it->get<double>() <= 100)) {
@@ -264,7 +278,7 @@ Result<Templates> Templates::Compile(TemplateStrings strings, const Tokenizer* t
     auto& stops = compiled.stop_tokens_;
     std::sort(stops.begin(), stops.end());
     stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
-    if (strings.numbers_from_routing) {
+    if (strings.numbers_from_routing > 0) {
       compiled.number_lists_.emplace(tokenizer, compiled.numbers_end_, compiled.retrieval_end_);
     }
     compiled.strings_ = std::move(strings);

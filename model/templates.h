@@ -10,6 +10,7 @@
 #define MSADB_MODEL_TEMPLATES_H_
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -68,15 +69,21 @@ struct TemplateStrings {
   // Generate mode: in each round in which the model asks for documents, so many of the best routed
   // ones are read besides, 0..64.
   int route_besides = 0;
+  // Those read besides are shown to the model only when it answers, in memories of at least so many
+  // documents: what they say does not route and is not there when it decides what else it needs.
+  // Costs a prefill more. kNever: they are shown at once.
+  static constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();
+  uint64_t route_besides_last = kNever;
   // Generate mode: an answer that is `decline` word for word is not given while rounds are left; so
   // many of the best routed documents not read yet are read first, once, 0..64.
   int route_when_declined = 0;
   // What the model answers when memory does not hold the answer. No placeholder; empty: not known.
   std::string decline;
-  // Generate mode: a list names only documents that the round's routing chose in some layer and
-  // that were not read before. The model knows no other numbers, so this takes nothing from it but
-  // misspelt ones.
-  bool numbers_from_routing = false;
+  // Generate mode: a list names only so many documents, those that the round's routing ranks best of
+  // what was not read before; kAllRouted: any that routing chose in some layer. 0: whatever the model
+  // writes. The model knows no other numbers, so this takes nothing from it but misspelt ones.
+  int numbers_from_routing = 0;
+  static constexpr int kAllRouted = std::numeric_limits<int>::max();
   // With numbers_from_routing: taken from the logit of ending retrieval where a list could begin, so
   // that a model in doubt reads on, 0..100.
   float retrieval_end_penalty = 0;
@@ -138,7 +145,9 @@ class Templates {
   int route_documents() const { return strings_.route_documents; }
   int route_when_none() const { return strings_.route_when_none; }
   int route_besides() const { return strings_.route_besides; }
+  uint64_t route_besides_last() const { return strings_.route_besides_last; }
   int route_when_declined() const { return strings_.route_when_declined; }
+  int numbers_from_routing() const { return strings_.numbers_from_routing; }
   float retrieval_end_penalty() const { return strings_.retrieval_end_penalty; }
   // Null unless numbers_from_routing.
   const NumberListGrammar* number_lists() const {

@@ -232,6 +232,42 @@ TEST_F(InterleaveTest, RoutedDocumentsAreReadBesidesThoseAskedFor) {
   EXPECT_EQ(result.text, "blue as [7] and [3] say.");
 }
 
+// What is read besides does not route: it comes when retrieval has ended.
+TEST_F(InterleaveTest, WhatIsReadBesidesMayComeLast) {
+  Load(kTwoRounds, {{"route_besides", 1}});
+  const Numbers at_once = Answer().rounds[0].appended;
+  ASSERT_EQ(at_once.size(), 3u);
+  TearDown();
+  const size_t documents = bank_->document_count();
+  Load(kTwoRounds, {{"route_besides", 1}, {"route_besides_last", documents + 1}});
+  EXPECT_EQ(Answer().rounds[0].appended, at_once) << "the memory is too small for it";
+  TearDown();
+  Load(kTwoRounds, {{"route_besides", 1}, {"route_besides_last", documents}});
+  const AnswerResult result = Answer();
+  ASSERT_EQ(result.rounds.size(), 3u);
+  EXPECT_EQ(result.rounds[0].appended, (Numbers{4, 7}));
+  EXPECT_EQ(result.rounds[1].generated, Numbers());
+  EXPECT_EQ(result.rounds[1].appended, Numbers{at_once.back()});
+  EXPECT_GT(result.rounds[2].prompt_tokens, result.rounds[1].prompt_tokens);
+  EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+  ASSERT_EQ(result.citations.size(), 4u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(result.citations[i].number, at_once[i]);
+    EXPECT_TRUE(result.citations[i].fetched);
+  }
+}
+
+// Without room for it the model answers from what it asked for, without another prefill.
+TEST_F(InterleaveTest, WhatIsReadBesidesNeverReplacesWhatWasAskedFor) {
+  Load(kTwoRounds, {{"route_besides", 1}, {"route_besides_last", true}});
+  const auto one = static_cast<int>(Tokens("[4]. Text of document 4, which is short.\n"));
+  const AnswerResult result = Answer({.retrieved_text_tokens_max = 2 * one});
+  ASSERT_EQ(result.rounds.size(), 2u);
+  EXPECT_EQ(result.rounds[0].appended, (Numbers{4, 7}));
+  EXPECT_EQ(result.rounds[1].appended, Numbers());
+  EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+}
+
 // Asked for what it has read, the engine does not go on reading by routing alone.
 TEST_F(InterleaveTest, AskingAgainForTheSameEndsRetrievalWithRoutingBesides) {
   auto follows = kTwoRounds;
@@ -302,6 +338,24 @@ TEST_F(InterleaveTest, ListsNameWhatRoutingChose) {
   EXPECT_EQ(result.rounds[0].appended, generated);
   EXPECT_EQ(result.rounds[1].generated, Numbers());
   EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+}
+
+// Of the best routed document alone a list has that one, whatever the model would write.
+TEST_F(InterleaveTest, ListsNameTheBestRoutedDocuments) {
+  for (const int count : {1, 2}) {
+    Load(kTwoRounds, {{"numbers_from_routing", count}});
+    const AnswerResult result = Answer();
+    ASSERT_GE(result.rounds.size(), 2u);
+    const std::vector<RoutedDocument> best = FuseLayers(result.rounds[0].layers);
+    const Numbers& generated = result.rounds[0].generated;
+    ASSERT_FALSE(generated.empty());
+    EXPECT_LE(generated.size(), static_cast<size_t>(count));
+    for (const DocumentNumber number : generated) {
+      EXPECT_TRUE(number == best[0].number || (count > 1 && number == best[1].number)) << number;
+    }
+    EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+    TearDown();
+  }
 }
 
 // What would end retrieval loses its lead: another list follows, of what routing chose.

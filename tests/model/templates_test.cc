@@ -133,7 +133,8 @@ TEST(Templates, RouteMode) {
                              {"route_documents", 5},
                              {"route_when_none", 2},
                              {"route_besides", 3},
-                             {"numbers_from_routing", true},
+                             {"route_besides_last", 5000},
+                             {"numbers_from_routing", 6},
                              {"retrieval_end_penalty", 1.5},
                              {"route_when_declined", 4},
                              {"decline", "No idea."},
@@ -145,6 +146,8 @@ TEST(Templates, RouteMode) {
   EXPECT_EQ(templates.route_documents(), 5);
   EXPECT_EQ(templates.route_when_none(), 2);
   EXPECT_EQ(templates.route_besides(), 3);
+  EXPECT_EQ(templates.route_besides_last(), 5000u);
+  EXPECT_EQ(templates.numbers_from_routing(), 6);
   EXPECT_NE(templates.number_lists(), nullptr);
   EXPECT_EQ(templates.retrieval_end_penalty(), 1.5f);
   EXPECT_EQ(templates.route_when_declined(), 4);
@@ -179,9 +182,11 @@ TEST(Templates, RefusesBadFilesByKey) {
       {{{"route_documents", -1}}, "route_documents"},
       {{{"route_when_none", 65}}, "route_when_none"},
       {{{"route_besides", -1}}, "route_besides"},
+      {{{"route_besides_last", -1}}, "route_besides_last"},
       {{{"route_when_declined", 65}}, "route_when_declined"},
       {{{"decline", "{question}"}}, "decline"},
-      {{{"numbers_from_routing", 1}}, "numbers_from_routing"},
+      {{{"numbers_from_routing", 65}}, "numbers_from_routing"},
+      {{{"numbers_from_routing", "all"}}, "numbers_from_routing"},
       {{{"retrieval_end_penalty", -1}}, "retrieval_end_penalty"},
       {{{"retrieval_end_penalty", 101}}, "retrieval_end_penalty"},
       {{{"retrieval_end_penalty", "1"}}, "retrieval_end_penalty"},
