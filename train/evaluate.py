@@ -54,16 +54,22 @@ from msa.world import LISTS, UNKNOWN, Question, World
 ROUNDS_MAX = 4
 NUMBERS_MAX, ANSWER_MAX = 40, 40  # generated tokens
 DOCUMENTS_PER_ROUND = 16
-# What templates.json may say about retrieval: lists of numbers free or from routing, and how many of the best
-# routed documents are read besides those asked for (and when none is asked for), and when the answer declines; and
-# what is taken from the logit of ending retrieval.
-SETTINGS = {
-    f"{'from routing' if lists else 'free'}, {besides} besides, {declined} when declined" + (f", {penalty} off ending" if penalty else ""):
-        {"numbers_from_routing": lists, "route_besides": besides, "route_when_none": max(1, besides),
-         "route_when_declined": declined, "retrieval_end_penalty": penalty}
-    for lists, besides, declined, penalty in ((False, 0, 0, 0), (True, 0, 0, 0), (True, 1, 0, 0), (True, 2, 0, 0), (True, 0, 2, 0),
-                                              (True, 1, 1, 0), (True, 1, 3, 0), (True, 1, 0, 2), (True, 1, 0, 3), (True, 1, 0, 5))
-}
+# What templates.json may say about retrieval: lists of numbers free, of any routed documents or of the best ones; how many of
+# the best routed documents are read besides those asked for (and when none is asked for), at once or last; how many
+# when the answer declines; and what is taken from the logit of ending retrieval.
+def setting(lists: bool | int, besides: int, last: bool = False, declined: int = 0, penalty: float = 0) -> tuple[str, dict]:
+    """Its name, and the keys of templates.json."""
+    name = "free" if lists is False else "any routed" if lists is True else f"best {lists}"
+    name += f", {besides} besides" + " last" * last
+    name += f", {declined} when declined" * (declined > 0) + f", {penalty} off ending" * (penalty > 0)
+    return name, {"numbers_from_routing": lists, "route_besides": besides, "route_besides_last": last, "route_when_none": max(1, besides),
+                  "route_when_declined": declined, "retrieval_end_penalty": penalty}
+
+
+SETTINGS = dict([
+    setting(False, 0), setting(True, 0), setting(True, 1), setting(True, 1, last=True), setting(16, 1, last=True), setting(3, 1),
+    setting(3, 1, last=True), setting(1, 1), setting(1, 1, last=True), setting(1, 2, last=True), setting(1, 1, last=True, declined=1),
+    setting(1, 1, last=True, penalty=2)])
 
 
 def normalise(text: str) -> list[str]:
@@ -166,9 +172,13 @@ class Asker:
         templates = self.t
         self.when_none = int(templates.strings.get("route_when_none", 0))
         self.besides = int(templates.strings.get("route_besides", 0))
+        last = templates.strings.get("route_besides_last", False)  # from so many documents on
+        self.besides_last = last is not False and len(self.bank.texts) >= int(last is not True and last)
         self.when_declined = int(templates.strings.get("route_when_declined", 0))
         self.end_penalty = float(templates.strings.get("retrieval_end_penalty", 0))
-        self.lists = NumberList(templates) if templates.strings.get("numbers_from_routing") else None
+        # True: what any layer chose; a number: so many of the best.
+        self.listed = templates.strings.get("numbers_from_routing", False)
+        self.lists = NumberList(templates) if self.listed else None
 
     def forward(self, prompts: list[Prompt], given: list[torch.Tensor] | None = None):
         """Logits of the next tokens, and what each routing layer chose: bank positions [n, k]. `given`:
@@ -239,7 +249,9 @@ class Asker:
         end, stop = self.special[s["retrieval_end"]], self.special["<|im_end|>"]
         numbers_end = self.special[s["numbers_end"]]
         prompts = [self.writer.question(q) for q in questions]
-        fetched: list[list[int]] = [[] for _ in questions]
+        # Of each question by rounds: what was asked for, and what is read besides.
+        reads: list[list[tuple[list[int], list[int]]]] = [[] for _ in questions]
+        known = lambda i, besides_too: {d for asked, more in reads[i] for d in (asked + more if besides_too else asked)}
         open_ = list(range(len(questions)))
         for turn in range(rounds if given is None else 0):
             if not open_:
@@ -247,40 +259,48 @@ class Asker:
             asked = [prompts[i] for i in open_]
             before = [len(p.tokens) for p in asked]
             ranked, chosen = self.ranked(asked)
+            seen = [known(i, not self.besides_last) for i in open_]
             choices = None
             if self.lists:
-                routed = torch.cat(chosen, dim=1).tolist()
-                choices = [[self.bank.order[p] + 1 for p in set(row)] for row in routed]
-                choices = [self.lists.choices([n for n in row if n - 1 not in fetched[i]]) for i, row in zip(open_, choices)]
+                routed = ranked
+                if self.listed is True:
+                    routed = [[self.bank.order[p] for p in set(row)] for row in torch.cat(chosen, dim=1).tolist()]
+                unread = [[d for d in row if d not in s] for s, row in zip(seen, routed)]
+                few = None if self.listed is True else self.listed
+                choices = [self.lists.choices([d + 1 for d in row[:few]]) for row in unread]
             outputs = self.generate(asked, chosen, NUMBERS_MAX, {end, numbers_end, stop}, choices)
             still = []
-            for i, start, out, best in zip(open_, before, outputs, ranked):
+            for i, start, out, best, read in zip(open_, before, outputs, ranked, seen):
                 p = prompts[i]
                 numbers = [int(x) - 1 for x in re.findall(r"\[(\d+)\]", self.t.decode(out))]
-                numbers = [d for d in dict.fromkeys(numbers) if d not in fetched[i]]
+                numbers = [d for d in dict.fromkeys(numbers) if d not in read]
                 new: list[int] = []
                 more = 0
                 if numbers_end in out and numbers:
-                    new = [d for d in numbers if 0 <= d < len(self.bank.texts)]
-                    more = self.besides
+                    new = [d for d in numbers if 0 <= d < len(self.bank.texts)][:DOCUMENTS_PER_ROUND]
+                    more = self.besides if append_text else 0
                 if not new and not more and turn == 0:
-                    more = self.when_none
-                add = [d for d in best if d not in fetched[i] and d not in new][: more if append_text else 0]
-                new = (new + add)[:DOCUMENTS_PER_ROUND]
-                if add or not new:
-                    del p.tokens[start:], p.role0[start:], p.labelled[start:]
-                if not new:
+                    new = [d for d in best if d not in read][: self.when_none if append_text else 0]
+                everything = known(i, True) | set(new)
+                besides = [d for d in best if d not in everything][: min(more, DOCUMENTS_PER_ROUND - len(new))]
+                listed = new if self.besides_last else new + besides
+                if not listed:
+                    self._take_back(p, start)
                     continue
-                if add:
-                    self.writer.numbers(p, [d + 1 for d in new], label=False)
-                self._read(p, questions[i], new, append_text)
-                fetched[i] += new
+                if listed != numbers:
+                    self._take_back(p, start)
+                    self.writer.numbers(p, [d + 1 for d in listed], label=False)
+                self._read(p, questions[i], listed, append_text)
+                reads[i].append((new, besides))
                 still.append(i)
             open_ = still
         for i, documents in enumerate(given or []):
             self.writer.numbers(prompts[i], [d + 1 for d in documents], label=False)
             self._read(prompts[i], questions[i], documents, append_text)
-            fetched[i] = list(documents)
+            reads[i] = [(list(documents), [])]
+        if self.besides_last and given is None:
+            prompts = [self._all_read(q, r, append_text) for q, r in zip(questions, reads)]
+        fetched = [list(dict.fromkeys(d for asked, more in r for d in asked + more)) for r in reads]
         said, ranked = self._answer(questions, prompts, stop)
         if self.when_declined and append_text and given is None:
             again = []
@@ -312,6 +332,20 @@ class Asker:
         p.role0 = [r and j < self._question_length(question) for j, r in enumerate(p.role0)]
         if append_text:
             self.writer.texts(p, [(d + 1, self.bank.texts[d]) for d in documents], newest=True)
+
+    def _all_read(self, question: str, reads: list[tuple[list[int], list[int]]], append_text: bool) -> Prompt:
+        """A prompt that has read what its rounds asked for and besides, each document once, in its last round."""
+        p = self.writer.question(question)
+        for j, (asked, besides) in enumerate(reads):
+            later = {d for a, _ in reads[j + 1 :] for d in a}
+            documents = asked + [d for d in besides if d not in later]
+            self.writer.numbers(p, [d + 1 for d in documents], label=False)
+            self._read(p, question, documents, append_text)
+        return p
+
+    @staticmethod
+    def _take_back(p: Prompt, start: int) -> None:
+        del p.tokens[start:], p.role0[start:], p.labelled[start:]
 
     def _question_length(self, question: str) -> int:
         return len(self.t.encode(self.t.strings["question"], question=question))
@@ -493,7 +527,7 @@ class Evaluation:
         for size in self.args.settings_tokens:
             texts, kinds, tokens = self.memories.get("world", seed, self.args.settings_questions, size)
             asker = self.asker(texts, rows=tokens)
-            for kind in (k for k in ("single", "two-hop", "unanswerable") if k in kinds):
+            for kind in (k for k in ("single", "two-hop", "three-hop", "unanswerable") if k in kinds):
                 rule = self.world_rule(kinds[kind])
                 banks.append((f"{kind}, {size // 1000}K", asker, kinds[kind], rule))
         notes = self.notes(seed)
@@ -682,7 +716,7 @@ class Evaluation:
             ways["free numbers, none read besides"] = {}
             for way, options in ways.items():
                 if way.startswith("free"):
-                    self.t.strings.update(SETTINGS["free, 0 besides, 0 when declined"])
+                    self.t.strings.update(SETTINGS["free, 0 besides"])
                 asker.configure()
                 entry = self.scored(asker, questions, self.world_rule(questions), **options)
                 self.t.strings.update(chosen)

@@ -152,9 +152,10 @@ def main() -> None:
         parts.append(notes.read_text())
     if settings := load(args.raw, "settings.json"):
         kinds = list(settings[0]["exact"])
-        parts += ["## Which retrieval settings\n", "Exact answers in percent, on another seed than all that follows. `from routing`: "
-                  "numbers_from_routing, lists name only documents that routing chose. `besides`: how many of the best routed documents "
-                  "are read besides those that the model asks for.\n",
+        parts += ["## Which retrieval settings\n", "Exact answers in percent, on another seed than all that follows. A list names "
+                  "whatever the model writes (`free`), any document that some layer chose (`any routed`) or one of the N that routing ranks "
+                  "best. `besides`: how many of the best routed documents are read besides those that the model asks for; `last`: "
+                  "shown only when it answers.\n",
                   table(["lists, read besides", *kinds, "mean"], [[r["name"], *(r["exact"][k] for k in kinds), r["mean"]] for r in settings])]
     if log := load(args.raw, "log.jsonl"):
         (args.out / "training.svg").write_text(training_picture(log))

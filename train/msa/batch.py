@@ -58,8 +58,9 @@ TEMPLATES = {
     "<|im_start|>assistant\n",
     "stop": ["<|im_end|>"],
     "route_when_none": 1,
-    "numbers_from_routing": True,
+    "numbers_from_routing": 1,
     "route_besides": 1,
+    "route_besides_last": 5000,
 }
 
 
@@ -87,10 +88,13 @@ MIX = {"single": 13, "two": 26, "three": 12, "unanswerable": 11, "latest-version
 # After how many rounds of reading a sample's step is taken, by the number of rounds that its question needs. The request
 # for a second document is the rarest and hardest step: it gets most.
 STAGES = {0: (1.0,), 1: (0.24, 0.76), 2: (0.18, 0.44, 0.38), 3: (0.15, 0.28, 0.29, 0.28)}
-NOISE = 0.5  # share of rounds in which documents were read besides, as the engine does (route_besides)
+# Share of rounds in which documents were read besides, as the engine does (route_besides), where an answer follows and
+# where it asks for more: it shows them when it answers.
+NOISE, NOISE_ASKING = 0.65, 0.25
 MISSED = 0.09  # share of samples with a round that read in vain
 EARLY = 0.1  # share of chains of which the second document was read with the first
 REWORDED = 0.1
+SCATTERED = 0.7  # share of the memories whose documents' numbers lie far apart
 DENSE = 0.6  # share of the worlds
 ABSENT = 10  # written items that are asked about and not in the memory
 DECISION = 3.0  # weight of the token that ends retrieval or asks for more, once something has been read
@@ -273,8 +277,13 @@ class StepBuilder:
     def _bank(self, rng: random.Random) -> dict[str, list[Asked]]:
         """Fills the document buckets; returns the questions by where they come from."""
         capacity = sum(n for n, _ in self.shape.documents)
-        first = int(10 ** rng.uniform(0, 5.6))
-        self.numbers = rng.sample(range(first, first + 3 * capacity), capacity)
+        # Documents of a memory have any numbers up to its size; remembered one after another, such as begin alike.
+        if rng.random() < SCATTERED:
+            numbers = range(1, int(10 ** rng.uniform(3, 6.5)))
+        else:
+            first = int(10 ** rng.uniform(0, 5.6))
+            numbers = range(first, first + 3 * capacity)
+        self.numbers = rng.sample(numbers, capacity)
         self.texts: list[str] = []
         self.slots: list[list[tuple[int, list[int]]]] = [[] for _ in self.shape.documents]
         self.number_of: list[int] = []
@@ -504,8 +513,9 @@ class StepBuilder:
             rounds.insert(rng.randrange(len(rounds) + (done < len(hops))), [])
         gold = [s for hop in q.hops for s in hop]
         full = []
+        noise = NOISE_ASKING if done < len(hops) else NOISE
         for hop in rounds:
-            besides = rng.choice((1, 1, 2)) if not hop or rng.random() < NOISE else 0
+            besides = rng.choice((1, 1, 2)) if not hop or rng.random() < noise else 0
             read = hop + [s for s in self._noise(q.text, gold, rng, besides) if all(s not in r for r in full)]
             if rng.random() < 0.5:
                 rng.shuffle(read)
