@@ -87,6 +87,7 @@ class Answering {
     for (size_t round = 1;; ++round) {
       MSADB_RETURN_IF_ERROR(StartRound());
       list.clear();
+      list_tokens_ = 0;
       if (round == rounds_max_) break;
       MSADB_ASSIGN_OR_RETURN(list, GenerateNumbers());
       bool appended = false;
@@ -106,6 +107,7 @@ class Answering {
       MSADB_RETURN_IF_ERROR(StartRound());
       prompt_.push_back({TokenRole::kGenerated, {}});  // a list that may follow
       list.clear();
+      list_tokens_ = 0;
     }
     // A list that led to nothing (empty, unknown or repeated numbers, cut off) is taken back: the
     // model goes on as if it had ended retrieval at once, which is what it was trained on.
@@ -114,7 +116,7 @@ class Answering {
     if (!ended) tokens = templates_.retrieval_end();
     tokens.insert(tokens.end(), restart.begin(), restart.end());
     if (tokens.empty()) return Status::Ok();
-    if (!ended) Generator::TakeBack(list.size(), &context_);
+    if (!ended) Generator::TakeBack(list_tokens_, &context_);
     return AppendFixed(tokens);
   }
 
@@ -207,22 +209,39 @@ class Answering {
   }
 
   // Greedy, until the list is closed, retrieval is ended, or the limit. Fills this round's
-  // `generated`; context and prompt gain the tokens, which are returned.
+  // `generated`; the prompt gains the tokens, which are returned. The context gains the first
+  // list_tokens_ of them: what can follow in one way only is computed when something else follows it.
   Result<std::vector<int32_t>> GenerateNumbers() {
     const auto start = Clock::now();
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieval_tokens_max, 1));
+    const NumberListGrammar* const lists = templates_.number_lists();
     std::vector<std::string> choices;
-    if (templates_.number_lists() != nullptr) {
+    if (lists != nullptr) {
       choices = AsChoices(BestRouted(static_cast<size_t>(templates_.numbers_from_routing()), {}));
     }
     std::vector<int32_t> tokens;
+    list_tokens_ = 0;
+    const auto compute = [&] {
+      const auto missing = std::span<const int32_t>(tokens).subspan(list_tokens_);
+      list_tokens_ = tokens.size();
+      return missing.empty() ? Status::Ok()
+                             : sequence_.Append(missing, options_.limits, &context_);
+    };
     while (tokens.size() < tokens_max) {
-      MSADB_ASSIGN_OR_RETURN(const int32_t token, NextListToken(tokens, choices));
+      std::vector<int32_t> allowed;
+      if (lists != nullptr) allowed = lists->Next(tokens, choices);
+      int32_t token = allowed.size() == 1 ? allowed.front() : -1;
+      if (token < 0) {
+        MSADB_RETURN_IF_ERROR(compute());
+        MSADB_ASSIGN_OR_RETURN(token, NextListToken(tokens.empty(), allowed));
+      }
       if (IsStop(token)) break;
       tokens.push_back(token);
-      MSADB_RETURN_IF_ERROR(sequence_.Append({&token, 1}, options_.limits, &context_));
       if (EndsWith(tokens, templates_.numbers_end())) break;
-      if (EndsWith(tokens, templates_.retrieval_end())) break;
+      if (EndsWith(tokens, templates_.retrieval_end())) {
+        MSADB_RETURN_IF_ERROR(compute());
+        break;
+      }
     }
     RoundTrace& round = this_round();
     round.generated = ParseNumbers(tokenizer_.Decode(tokens));
@@ -425,15 +444,12 @@ class Answering {
     return token;
   }
 
-  // The likeliest token after `list` of those that the model's folder lets it write.
-  Result<int32_t> NextListToken(std::span<const int32_t> list,
-                                std::span<const std::string> choices) {
+  // The likeliest of `allowed`, or of all tokens when there are none. `first`: a list could begin here.
+  Result<int32_t> NextListToken(bool first, std::span<const int32_t> allowed) {
     MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(0));
-    if (templates_.number_lists() == nullptr) return token;
-    const std::vector<int32_t> allowed = templates_.number_lists()->Next(list, choices);
     if (allowed.empty()) return token;
     const std::vector<int32_t>& end = templates_.retrieval_end();
-    const int32_t ending = list.empty() && !end.empty() ? end.front() : -1;
+    const int32_t ending = first && !end.empty() ? end.front() : -1;
     const auto logit = [&](int32_t id) {
       const auto row = static_cast<size_t>(id);
       if (row >= context_.logits.size()) return -std::numeric_limits<float>::infinity();
@@ -493,6 +509,7 @@ class Answering {
   std::vector<Reading> readings_;
   size_t reserved_tokens_ = 0;  // fixed tokens that will follow the texts read
   Context context_;
+  size_t list_tokens_ = 0;  // of the newest list, in context_
   std::vector<DocumentNumber> read_;  // documents whose text was appended, in order
   AnswerResult result_;
 };
