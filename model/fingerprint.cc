@@ -20,15 +20,19 @@ constexpr size_t kPieceBytes = 1 << 20;
 
 Status DigestFailed() { return Status::Internal("OpenSSL cannot compute SHA-256"); }
 
+Status Add(const void* bytes, size_t count, EVP_MD_CTX* digest) {
+  return EVP_DigestUpdate(digest, bytes, count) == 1 ? Status::Ok() : DigestFailed();
+}
+
 Status AddLength(uint64_t length, EVP_MD_CTX* digest) {
   std::array<uint8_t, 8> bytes;
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(length >> (8 * i));
-  return EVP_DigestUpdate(digest, bytes.data(), bytes.size()) == 1 ? Status::Ok() : DigestFailed();
+  return Add(bytes.data(), bytes.size(), digest);
 }
 
 Status AddText(const std::string& text, EVP_MD_CTX* digest) {
   MSADB_RETURN_IF_ERROR(AddLength(text.size(), digest));
-  return EVP_DigestUpdate(digest, text.data(), text.size()) == 1 ? Status::Ok() : DigestFailed();
+  return Add(text.data(), text.size(), digest);
 }
 
 // Adds a file's length and bytes.
@@ -43,7 +47,7 @@ Status AddFile(const std::string& path, EVP_MD_CTX* digest) {
   std::vector<uint8_t> piece(kPieceBytes);
   for (;;) {
     const size_t got = std::fread(piece.data(), 1, piece.size(), file.get());
-    if (got != 0 && EVP_DigestUpdate(digest, piece.data(), got) != 1) return DigestFailed();
+    MSADB_RETURN_IF_ERROR(Add(piece.data(), got, digest));
     if (got < piece.size()) break;
   }
   if (std::ferror(file.get())) return Status::IOError("cannot read " + path);

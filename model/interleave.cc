@@ -84,11 +84,14 @@ class Answering {
     MSADB_ASSIGN_OR_RETURN(const std::vector<int32_t> restart, templates_.Restart(question_));
     reserved_tokens_ = templates_.retrieval_end().size() + restart.size();
     std::vector<int32_t> list;  // generated in this round
+    bool last = false;          // no other prefill is allowed
     for (size_t round = 1;; ++round) {
+      last = round == rounds_max_;
+      if (last) MSADB_RETURN_IF_ERROR(ShowBesides().status());
       MSADB_RETURN_IF_ERROR(StartRound());
       list.clear();
       list_tokens_ = 0;
-      if (round == rounds_max_) break;
+      if (last) break;
       MSADB_ASSIGN_OR_RETURN(list, GenerateNumbers());
       bool appended = false;
       std::vector<DocumentNumber> besides;
@@ -102,12 +105,14 @@ class Answering {
       if (!appended) break;
       readings_.push_back({this_round().appended, std::move(besides)});
     }
-    MSADB_ASSIGN_OR_RETURN(const bool shown, ShowBesides());
-    if (shown) {
-      MSADB_RETURN_IF_ERROR(StartRound());
-      prompt_.push_back({TokenRole::kGenerated, {}});  // a list that may follow
-      list.clear();
-      list_tokens_ = 0;
+    if (!last) {
+      MSADB_ASSIGN_OR_RETURN(const bool shown, ShowBesides());
+      if (shown) {
+        MSADB_RETURN_IF_ERROR(StartRound());
+        prompt_.push_back({TokenRole::kGenerated, {}});  // a list that may follow
+        list.clear();
+        list_tokens_ = 0;
+      }
     }
     // A list that led to nothing (empty, unknown or repeated numbers, cut off) is taken back: the
     // model goes on as if it had ended retrieval at once, which is what it was trained on.
@@ -210,7 +215,8 @@ class Answering {
 
   // Greedy, until the list is closed, retrieval is ended, or the limit. Fills this round's
   // `generated`; the prompt gains the tokens, which are returned. The context gains the first
-  // list_tokens_ of them: what can follow in one way only is computed when something else follows it.
+  // list_tokens_ of them: what can follow in one way only is computed when something else follows
+  // it.
   Result<std::vector<int32_t>> GenerateNumbers() {
     const auto start = Clock::now();
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieval_tokens_max, 1));
@@ -224,8 +230,7 @@ class Answering {
     const auto compute = [&] {
       const auto missing = std::span<const int32_t>(tokens).subspan(list_tokens_);
       list_tokens_ = tokens.size();
-      return missing.empty() ? Status::Ok()
-                             : sequence_.Append(missing, options_.limits, &context_);
+      return missing.empty() ? Status::Ok() : sequence_.Append(missing, options_.limits, &context_);
     };
     while (tokens.size() < tokens_max) {
       std::vector<int32_t> allowed;
@@ -268,8 +273,8 @@ class Answering {
     return true;
   }
 
-  // What the model asked for, and what routing ranks best besides, if the model's folder wants that:
-  // at once, or later, which `later` is then.
+  // What the model asked for, and what routing ranks best besides, if the model's folder wants
+  // that: at once, or later, which `later` is then.
   Result<bool> AppendAsked(std::vector<DocumentNumber>* later) {
     std::vector<DocumentNumber> numbers = this_round().generated;
     const bool anything_new = std::any_of(numbers.begin(), numbers.end(),
@@ -290,8 +295,9 @@ class Answering {
     return AppendListed(numbers);
   }
 
-  // Once retrieval has ended: the prompt as if each round had asked for what was to be read besides,
-  // too. False when there is nothing of it, or no room for it; then the prompt stays as it is.
+  // Once retrieval has ended: the prompt as if each round had asked for what was to be read
+  // besides, too. False when there is nothing of it, or no room for it; then the prompt stays as it
+  // is.
   Result<bool> ShowBesides() {
     const bool none = std::all_of(readings_.begin(), readings_.end(),
                                   [](const Reading& r) { return r.besides.empty(); });
@@ -358,7 +364,8 @@ class Answering {
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieved_text_tokens_max, 0));
     const size_t read_before = read_.size();
     for (DocumentNumber number : numbers) {
-      if (read_.size() - read_before >= static_cast<size_t>(options_.documents_per_round_max)) break;
+      if (read_.size() - read_before >= static_cast<size_t>(options_.documents_per_round_max))
+        break;
       if (Holds(read_, number)) continue;
       auto text = bank_.Text(number);
       if (text.status().code() == StatusCode::kNotFound) continue;
@@ -444,7 +451,8 @@ class Answering {
     return token;
   }
 
-  // The likeliest of `allowed`, or of all tokens when there are none. `first`: a list could begin here.
+  // The likeliest of `allowed`, or of all tokens when there are none. `first`: a list could begin
+  // here.
   Result<int32_t> NextListToken(bool first, std::span<const int32_t> allowed) {
     MSADB_ASSIGN_OR_RETURN(const int32_t token, NextToken(0));
     if (allowed.empty()) return token;
@@ -509,7 +517,7 @@ class Answering {
   std::vector<Reading> readings_;
   size_t reserved_tokens_ = 0;  // fixed tokens that will follow the texts read
   Context context_;
-  size_t list_tokens_ = 0;  // of the newest list, in context_
+  size_t list_tokens_ = 0;            // of the newest list, in context_
   std::vector<DocumentNumber> read_;  // documents whose text was appended, in order
   AnswerResult result_;
 };

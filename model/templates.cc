@@ -88,11 +88,11 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
       return Status::InvalidArgument("key retrieval must be \"generate\" or \"route\"");
     }
   }
-  for (const auto& [name, value] : {std::pair{"route_documents", &strings->route_documents},
-                                    std::pair{"route_when_none", &strings->route_when_none},
-                                    std::pair{"route_besides", &strings->route_besides},
-                                    std::pair{"route_when_declined",
-                                              &strings->route_when_declined}}) {
+  for (const auto& [name, value] :
+       {std::pair{"route_documents", &strings->route_documents},
+        std::pair{"route_when_none", &strings->route_when_none},
+        std::pair{"route_besides", &strings->route_besides},
+        std::pair{"route_when_declined", &strings->route_when_declined}}) {
     const auto it = object.find(name);
     if (it == object.end()) continue;
     if (!it->is_number_unsigned() || it->get<uint64_t>() > kRouteDocumentsMax) {

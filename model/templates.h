@@ -79,13 +79,14 @@ struct TemplateStrings {
   int route_when_declined = 0;
   // What the model answers when memory does not hold the answer. No placeholder; empty: not known.
   std::string decline;
-  // Generate mode: a list names only so many documents, those that the round's routing ranks best of
-  // what was not read before; kAllRouted: any that routing chose in some layer. 0: whatever the model
-  // writes. The model knows no other numbers, so this takes nothing from it but misspelt ones.
+  // Generate mode: a list names only so many documents, those that the round's routing ranks best
+  // of what was not read before; kAllRouted: any that routing chose in some layer. 0: whatever the
+  // model writes. The model knows no other numbers, so this takes nothing from it but misspelt
+  // ones.
   int numbers_from_routing = 0;
   static constexpr int kAllRouted = std::numeric_limits<int>::max();
-  // With numbers_from_routing: taken from the logit of ending retrieval where a list could begin, so
-  // that a model in doubt reads on, 0..100.
+  // With numbers_from_routing: taken from the logit of ending retrieval where a list could begin,
+  // so that a model in doubt reads on, 0..100.
   float retrieval_end_penalty = 0;
   // Route mode, the answer prompt: answer_head, then appended_document for each document in the
   // order chosen, then answer_tail. (question) in either.

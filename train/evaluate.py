@@ -287,16 +287,16 @@ class Asker:
                 if not listed:
                     self._take_back(p, start)
                     continue
-                if listed != numbers:
+                if listed == numbers:
+                    self._read(p, questions[i], listed, append_text)
+                else:
                     self._take_back(p, start)
-                    self.writer.numbers(p, [d + 1 for d in listed], label=False)
-                self._read(p, questions[i], listed, append_text)
+                    self._ask_for(p, questions[i], listed, append_text)
                 reads[i].append((new, besides))
                 still.append(i)
             open_ = still
         for i, documents in enumerate(given or []):
-            self.writer.numbers(prompts[i], [d + 1 for d in documents], label=False)
-            self._read(prompts[i], questions[i], documents, append_text)
+            self._ask_for(prompts[i], questions[i], documents, append_text)
             reads[i] = [(list(documents), [])]
         if self.besides_last and given is None:
             prompts = [self._all_read(q, r, append_text) for q, r in zip(questions, reads)]
@@ -307,8 +307,7 @@ class Asker:
             for i, (p, best) in enumerate(zip(prompts, ranked)):
                 new = [d for d in best if d not in fetched[i]][: self.when_declined]
                 if said[i] == UNKNOWN and new:
-                    self.writer.numbers(p, [d + 1 for d in new], label=False)
-                    self._read(p, questions[i], new, True)
+                    self._ask_for(p, questions[i], new)
                     fetched[i] += new
                     again.append(i)
             if again:
@@ -328,6 +327,11 @@ class Asker:
             del p.tokens[n:], p.role0[n:], p.labelled[n:]
         return [self.t.decode([x for x in a if x != stop]).strip() for a in out], ranked
 
+    def _ask_for(self, p: Prompt, question: str, documents: list[int], append_text: bool = True) -> None:
+        """As if the model had asked for them."""
+        self.writer.numbers(p, [d + 1 for d in documents], label=False)
+        self._read(p, question, documents, append_text)
+
     def _read(self, p: Prompt, question: str, documents: list[int], append_text: bool) -> None:
         p.role0 = [r and j < self._question_length(question) for j, r in enumerate(p.role0)]
         if append_text:
@@ -339,8 +343,7 @@ class Asker:
         for j, (asked, besides) in enumerate(reads):
             later = {d for a, _ in reads[j + 1 :] for d in a}
             documents = asked + [d for d in besides if d not in later]
-            self.writer.numbers(p, [d + 1 for d in documents], label=False)
-            self._read(p, question, documents, append_text)
+            self._ask_for(p, question, documents, append_text)
         return p
 
     @staticmethod
@@ -357,8 +360,7 @@ class Asker:
         for q, best in zip(questions, first):
             read.append(q.hops[0] + [d for d in best if d not in q.hops[0]][: self.besides])
             prompts.append(self.writer.question(q.text))
-            self.writer.numbers(prompts[-1], [d + 1 for d in read[-1]], label=False)
-            self._read(prompts[-1], q.text, read[-1], append_text=True)
+            self._ask_for(prompts[-1], q.text, read[-1])
         ranked, _ = self.ranked(prompts)
         return [[d for d in row if d not in known] for row, known in zip(ranked, read)]
 
@@ -572,7 +574,7 @@ class Evaluation:
                     plain = [bm25().rank(q.text, 16) for q in questions]
                     entry["bm25"] = {k: recall(plain, questions, k) for k in (1, 5, 16)}
                 answered = [q for q in questions if q.answer]
-                if answered and (size <= self.args.answers_up_to or kind in ("single", "two-hop")):
+                if answered and (size <= self.args.answers_up_to or kind not in ("definitions", "descriptions")):
                     few = answered if size <= self.args.answers_up_to else answered[:100]
                     entry |= self.scored(asker, few, self.world_rule(few)) | {"answered": len(few)}
                 row["kinds"][kind] = entry
@@ -756,7 +758,7 @@ def main() -> None:
                         choices=["settings", "curve", "sets", "ablation", "needles", "prose"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 65536, 262144, 1_000_000, 10_000_000])
     parser.add_argument("--questions", type=int, default=200, help="of each kind of the world")
-    parser.add_argument("--answers-up-to", type=int, default=300_000, help="tokens; beyond, single-hop only")
+    parser.add_argument("--answers-up-to", type=int, default=300_000, help="tokens; beyond, the first 100 of the world's questions only")
     parser.add_argument("--settings-tokens", type=int, nargs="+", default=[65536, 1_000_000])
     parser.add_argument("--settings-questions", type=int, default=100, help="of each kind")
     parser.add_argument("--sets", nargs="+", default=["memory", "paraphrase", "single", "two", "three", "unanswerable",

@@ -1,6 +1,6 @@
-// Attention of many queries on the tensor cores, over segments of different lengths in one launch: the
-// blocked softmax of FlashAttention-2 (arXiv 2307.08691). For heads of more than 128 dimensions and
-// rows at any address; attention_tiles.cu is faster at all others.
+// Attention of many queries on the tensor cores, over segments of different lengths in one launch:
+// the blocked softmax of FlashAttention-2 (arXiv 2307.08691). For heads of more than 128 dimensions
+// and rows at any address; attention_tiles.cu is faster at all others.
 //
 // A block takes 64 queries of one segment and one head; each of its 4 warps owns 16 of them with
 // scores, running softmax and output in registers. Keys and values pass through shared memory in

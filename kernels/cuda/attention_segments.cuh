@@ -1,5 +1,5 @@
-// What the two kernels of attention of many queries share: their parameters, and which queries a block
-// takes.
+// What the two kernels of attention of many queries share: their parameters, and which queries a
+// block takes.
 #ifndef MSADB_KERNELS_CUDA_ATTENTION_SEGMENTS_CUH_
 #define MSADB_KERNELS_CUDA_ATTENTION_SEGMENTS_CUH_
 

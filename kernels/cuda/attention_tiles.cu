@@ -1,12 +1,12 @@
-// Attention of many queries with the products of warpgroups (wgmma), for heads of up to 128 dimensions:
-// the blocked softmax of FlashAttention-2 (arXiv 2307.08691) on the instructions that FlashAttention-3
-// (arXiv 2407.08608) uses.
+// Attention of many queries with the products of warpgroups (wgmma), for heads of up to 128
+// dimensions: the blocked softmax of FlashAttention-2 (arXiv 2307.08691) on the instructions that
+// FlashAttention-3 (arXiv 2407.08608) uses.
 //
-// A block takes 128 queries of one segment and one head, each of its two warpgroups 64 of them, whose
-// queries, scores, running softmax and output stay in registers: while one computes its softmax, the
-// other one's products run. Keys and values pass through shared memory in tiles of 128 rows, the next
-// copied asynchronously while this one is multiplied. A tile is one or two matrices of 64 dimensions
-// (tensor_tiles.cuh), head_dim rounded up to kPad with zeros.
+// A block takes 128 queries of one segment and one head, each of its two warpgroups 64 of them,
+// whose queries, scores, running softmax and output stay in registers: while one computes its
+// softmax, the other one's products run. Keys and values pass through shared memory in tiles of 128
+// rows, the next copied asynchronously while this one is multiplied. A tile is one or two matrices
+// of 64 dimensions (tensor_tiles.cuh), head_dim rounded up to kPad with zeros.
 #include "kernels/cuda/attention_segments.cuh"
 #include "kernels/cuda/tensor_tiles.cuh"
 
@@ -16,9 +16,9 @@ namespace {
 constexpr int kGroups = 2;  // warpgroups
 constexpr int kThreads = 128 * kGroups;
 constexpr int kQueries = 64 * kGroups;
-constexpr int kKeys = 128;                            // of a tile
-constexpr int kPartBytes = kKeys * kTileRowBytes;     // 64 dimensions of it
-constexpr int kStepBytes = 16 * kTileRowBytes;        // 16 rows
+constexpr int kKeys = 128;                             // of a tile
+constexpr int kPartBytes = kKeys * kTileRowBytes;      // 64 dimensions of it
+constexpr int kStepBytes = 16 * kTileRowBytes;         // 16 rows
 constexpr int kHalfBytes = kKeys / 2 * kTileRowBytes;  // 64 rows
 static_assert(kQueries == kKeys);
 
@@ -43,13 +43,14 @@ __device__ __forceinline__ void CopyTile(uint8_t* tile, const bf16* from, size_t
 }
 
 template <int kPad>
-__global__ void __launch_bounds__(kThreads, 1) TilesKernel(const __grid_constant__ PrefillParams p) {
+__global__ void __launch_bounds__(kThreads, 1)
+    TilesKernel(const __grid_constant__ PrefillParams p) {
   constexpr int kParts = kPad / 64;
   constexpr int kDepth = kPad / 16;  // 16-wide steps over dimensions
   constexpr int kTileBytes = kParts * kPartBytes;
   auto* shared = DynamicShared<uint8_t>();
   shared += -reinterpret_cast<uintptr_t>(shared) % 1024;
-  uint8_t* const keys = shared;                    // [2] tiles
+  uint8_t* const keys = shared;                     // [2] tiles
   uint8_t* const values = shared + 2 * kTileBytes;  // [2]
   GridRelease();
   GridWait();
@@ -76,8 +77,8 @@ __global__ void __launch_bounds__(kThreads, 1) TilesKernel(const __grid_constant
 #pragma unroll
   for (int d = 0; d < kDepth; ++d) {
     const int row = warp * 16 + lane % 16, piece = d % 4 * 2 + lane / 16;
-    LoadMatrix(q[d], query_tile + d / 4 * kPartBytes + row * kTileRowBytes +
-                         (piece ^ row % 8) * 16);
+    LoadMatrix(q[d],
+               query_tile + d / 4 * kPartBytes + row * kTileRowBytes + (piece ^ row % 8) * 16);
   }
   __syncthreads();
 
@@ -106,9 +107,9 @@ __global__ void __launch_bounds__(kThreads, 1) TilesKernel(const __grid_constant
       for (int d = 0; d < kDepth; ++d) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          MultiplyTiles<bf16>(
-              score[half], q[d],
-              OperandOf(key_tile + d / 4 * kPartBytes + half * kHalfBytes, d % 4), d > 0);
+          MultiplyTiles<bf16>(score[half], q[d],
+                              OperandOf(key_tile + d / 4 * kPartBytes + half * kHalfBytes, d % 4),
+                              d > 0);
         }
       }
       TilesCommit(score[0]);

@@ -45,8 +45,8 @@ __global__ void RmsNormKernel(const X* x, size_t x_stride, unsigned rows, unsign
   }
 }
 
-// One warp a head of a token: queries, then keys, then, with kAppend, values. A lane holds the pairs
-// (j, j + half) of j = lane, lane + 32, ...
+// One warp a head of a token: queries, then keys, then, with kAppend, values. A lane holds the
+// pairs (j, j + half) of j = lane, lane + 32, ...
 constexpr int kPairsMax = 8;
 template <typename Q, bool kAppend>
 __global__ void NormRopeKernel(const __grid_constant__ NormRopeParams p,
@@ -231,9 +231,9 @@ __global__ void CopyWordsKernel(CopySide a, CopySide b, size_t rows, unsigned wo
       static_cast<const uint4*>(side.from)[row * side.from_stride + column];
 }
 
-// One warp a row. Rows and pointers lie in host memory, which no kernel writes: the first reads of a row
-// are under way before the kernels before this one have finished, and all of a warp's before the
-// first is used.
+// One warp a row. Rows and pointers lie in host memory, which no kernel writes: the first reads of
+// a row are under way before the kernels before this one have finished, and all of a warp's before
+// the first is used.
 template <typename Y>
 __global__ void GatherKernel(const uint16_t* const* pointers, unsigned rows, Y* a, size_t a_stride,
                              Y* b, size_t b_stride, unsigned width) {
@@ -334,8 +334,7 @@ cudaError_t LaunchRmsNorm(Rows x, size_t tokens, size_t heads, size_t width, con
   });
 }
 
-cudaError_t LaunchNormRope(const NormRopeParams& p, const AppendRows* append,
-                           cudaStream_t stream) {
+cudaError_t LaunchNormRope(const NormRopeParams& p, const AppendRows* append, cudaStream_t stream) {
   const size_t items = p.heads + p.kv_heads * size_t{append != nullptr ? 2u : 1u};
   if (p.tokens * items == 0) return cudaSuccess;
   if (p.head_dim / 2 > 32 * kPairsMax || (append != nullptr && p.tokens > kDecodeSegmentsMax)) {

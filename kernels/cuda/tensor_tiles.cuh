@@ -1,5 +1,5 @@
-// Tiles of matrices in shared memory, filled by the tensor copy engine or by threads and multiplied by
-// a warpgroup (wgmma): what primitives.cuh leaves to those who need it. Compute capability 9.0.
+// Tiles of matrices in shared memory, filled by the tensor copy engine or by threads and multiplied
+// by a warpgroup (wgmma): what primitives.cuh leaves to those who need it. Compute capability 9.0.
 //
 // A tile has rows of 128 bytes and is aligned to 1024 bytes. Its rows are swizzled: the 16 bytes c
 // of row r lie at c ^ (r % 8).
@@ -63,10 +63,10 @@ __device__ __forceinline__ void LoadTile(void* to, const TileMap* map, int colum
 
 // --- Products of a warpgroup ---
 //
-// acc [64, 64] (+)= a [64, 16] b [64, 16]^T of float16 (or bfloat16) with float32 sums. Warp w of the warpgroup
-// has rows 16 w to 16 w + 15: acc[4 j + {0, 1}] are columns 8 j + 2 (lane % 4) + {0, 1} of row lane
-// / 4, acc[4 j + {2, 3}] the same of row lane / 4 + 8. Products run asynchronously: acc and
-// fragments of a may be touched when TilesWait has said that their group is finished.
+// acc [64, 64] (+)= a [64, 16] b [64, 16]^T of float16 (or bfloat16) with float32 sums. Warp w of
+// the warpgroup has rows 16 w to 16 w + 15: acc[4 j + {0, 1}] are columns 8 j + 2 (lane % 4) + {0,
+// 1} of row lane / 4, acc[4 j + {2, 3}] the same of row lane / 4 + 8. Products run asynchronously:
+// acc and fragments of a may be touched when TilesWait has said that their group is finished.
 
 // 16 columns of a tile's rows: a's 64 or b's 64.
 using TileOperand = uint64_t;
@@ -104,17 +104,18 @@ __device__ __forceinline__ void MultiplyTiles(float (&acc)[32], TileOperand a, T
       : "l"(a), "l"(b), "r"(accumulate));
 }
 
-#define MSADB_MULTIPLY_FRAGMENT(type, transpose_b)                                             \
-  asm volatile(                                                                               \
-      "{\n"                                                                                   \
-      ".reg .pred p;\n"                                                                       \
-      "setp.ne.b32 p, %37, 0;\n"                                                              \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                             \
-      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                              \
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31},"                     \
-      " {%32,%33,%34,%35}, %36, p, 1, 1, " transpose_b ";\n"                                  \
-      "}\n"                                                                                   \
-      : MSADB_ACCUMULATORS                                                                    \
+#define MSADB_MULTIPLY_FRAGMENT(type, transpose_b)                        \
+  asm volatile(                                                           \
+      "{\n"                                                               \
+      ".reg .pred p;\n"                                                   \
+      "setp.ne.b32 p, %37, 0;\n"                                          \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type         \
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}," \
+      " {%32,%33,%34,%35}, %36, p, 1, 1, " transpose_b                    \
+      ";\n"                                                               \
+      "}\n"                                                               \
+      : MSADB_ACCUMULATORS                                                \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
 // With a in registers, as pairs: a[0] is columns 2 (lane % 4) + {0, 1} of the warp's row lane / 4,
@@ -130,8 +131,8 @@ __device__ __forceinline__ void MultiplyTiles(float (&acc)[32], const uint32_t (
   }
 }
 
-// acc [64, 64] (+)= a [64, 16] b [16, 64] of bfloat16, a as above. b: the 16 rows, a multiple of 8, of a tile at
-// `rows`, as they lie there.
+// acc [64, 64] (+)= a [64, 16] b [16, 64] of bfloat16, a as above. b: the 16 rows, a multiple of 8,
+// of a tile at `rows`, as they lie there.
 __device__ __forceinline__ void MultiplyTileRows(float (&acc)[32], const uint32_t (&a)[4],
                                                  const void* rows, int accumulate) {
   // 64 columns are one period of the swizzle; 8 rows are 1024 bytes, as in the other order.
@@ -142,8 +143,8 @@ __device__ __forceinline__ void MultiplyTileRows(float (&acc)[32], const uint32_
 #undef MSADB_MULTIPLY_FRAGMENT
 #undef MSADB_ACCUMULATORS
 
-// Makes what the thread wrote to shared memory, with CopyAsync too once CopyWait has returned, known
-// to products; before others' products a barrier of the threads is needed as well.
+// Makes what the thread wrote to shared memory, with CopyAsync too once CopyWait has returned,
+// known to products; before others' products a barrier of the threads is needed as well.
 __device__ __forceinline__ void TilesFence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -255,6 +255,12 @@ TEST_F(InterleaveTest, WhatIsReadBesidesMayComeLast) {
     EXPECT_EQ(result.citations[i].number, at_once[i]);
     EXPECT_TRUE(result.citations[i].fetched);
   }
+  // Where no prefill is left for it, it comes with the last one.
+  const AnswerResult bounded = Answer({.rounds_max = 2});
+  ASSERT_EQ(bounded.rounds.size(), 2u);
+  EXPECT_EQ(bounded.rounds[0].appended, at_once);
+  EXPECT_EQ(bounded.rounds[1].prompt_tokens, result.rounds[2].prompt_tokens);
+  EXPECT_EQ(bounded.text, "blue as [7] and [3] say.");
 }
 
 // Without room for it the model answers from what it asked for, without another prefill.

@@ -79,8 +79,9 @@ inline TileOperand OperandOf(const void* tile, int step) {
   return {static_cast<const uint8_t*>(tile), step};
 }
 
-// A product that was issued, of elements T; with kRows b's rows are those of its tile. It is taken when somebody waits for it, with what is in memory and in
-// the registers by then, so that handing a stage back or changing a fragment too early shows.
+// A product that was issued, of elements T; with kRows b's rows are those of its tile. It is taken
+// when somebody waits for it, with what is in memory and in the registers by then, so that handing
+// a stage back or changing a fragment too early shows.
 struct TileProduct {
   float (*acc)[32];
   TileOperand tile;  // a, without fragment
