@@ -28,7 +28,8 @@ PEAK=${PEAK:-1.0} SEED=${SEED:-1} WORKERS=${WORKERS:-14}
 ABLATION_MINUTES=${ABLATION_MINUTES:-3}
 REPORT=${REPORT:-docs/results/default-model}
 PARSE=${PARSE:-600}
-RAW=$WORK/raw
+RAW=${RAW:-$WORK/raw}
+SECOND_GPU=${SECOND_GPU:-}  # its number: `evaluate` uses it besides GPU 0
 TINY=${TINY:-}
 
 train_flags=(--workers "$WORKERS" --seed "$SEED")
@@ -79,12 +80,12 @@ train_stage() {
   cp "$WORK/state/log.jsonl" "$RAW/log.jsonl"
 }
 
-# part NAME MINUTES stages and flags of evaluate.py: in the background, its output in RAW/NAME.log
+# part NAME MINUTES stages and flags of evaluate.py: in the background, its output in RAW/NAME.log. GPU, when set: where.
 parts=()
 part() {
   local name=$1 minutes=$2
   shift 2
-  "$PYTHON" train/evaluate.py --model "$MODEL" "${texts[@]}" --out "$RAW" --minutes "$minutes" "$@" > "$RAW/$name.log" 2>&1 &
+  ${GPU:+env CUDA_VISIBLE_DEVICES="$GPU"} "$PYTHON" train/evaluate.py --model "$MODEL" "${texts[@]}" --out "$RAW" --minutes "$minutes" "$@" > "$RAW/$name.log" 2>&1 &
   parts+=("$name:$!")
 }
 finish() {
@@ -108,7 +109,8 @@ evaluate_stage() {
     return
   fi
   # What matters most comes first in each.
-  part curve 7 --stages curve --workers 5 --tokens 65536 1000000 16384 262144 10000000 --answers-up-to 20000000
+  GPU=${SECOND_GPU:+0} part curve 7 --stages curve --workers 5 --tokens 65536 16384 10000000 1000000 262144 --answers-up-to 20000000
+  local GPU=$SECOND_GPU
   part kinds 7 --stages prose sets ablation --budget prose=2 sets=3 ablation=2 "${minilm[@]}"
   part needles 7 --stages needles settings --workers 4 --budget needles=4
   finish
