@@ -258,18 +258,20 @@ __global__ void GatherKernel(const uint16_t* const* pointers, unsigned rows, Y* 
   read(lane);
   GridWait();
   if (from == nullptr) return;
-  if (!aligned) {
-    for (unsigned i = lane; i < width; i += 32) to[i] = FromFloat<Y>(ToFloat(from[i]));
-    return;
-  }
-  for (unsigned base = lane; base < words; base += 32 * kAhead) {
-    if (base != lane) read(base);
+  if constexpr (sizeof(Y) == 2) {
+    if (aligned) {
+      for (unsigned base = lane; base < words; base += 32 * kAhead) {
+        if (base != lane) read(base);
 #pragma unroll
-    for (unsigned j = 0; j < kAhead; ++j) {
-      const unsigned i = base + 32 * j;
-      if (i < words) reinterpret_cast<uint4*>(to)[i] = held[j];
+        for (unsigned j = 0; j < kAhead; ++j) {
+          const unsigned i = base + 32 * j;
+          if (i < words) reinterpret_cast<uint4*>(to)[i] = held[j];
+        }
+      }
+      return;
     }
   }
+  for (unsigned i = lane; i < width; i += 32) to[i] = FromFloat<Y>(ToFloat(from[i]));
 }
 
 template <typename X>
