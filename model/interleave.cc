@@ -90,7 +90,6 @@ class Answering {
       if (last) MSADB_RETURN_IF_ERROR(ShowBesides().status());
       MSADB_RETURN_IF_ERROR(StartRound());
       list.clear();
-      list_tokens_ = 0;
       if (last) break;
       MSADB_ASSIGN_OR_RETURN(list, GenerateNumbers());
       bool appended = false;
@@ -111,7 +110,6 @@ class Answering {
         MSADB_RETURN_IF_ERROR(StartRound());
         prompt_.push_back({TokenRole::kGenerated, {}});  // a list that may follow
         list.clear();
-        list_tokens_ = 0;
       }
     }
     // A list that led to nothing (empty, unknown or repeated numbers, cut off) is taken back: the
@@ -195,6 +193,7 @@ class Answering {
                                      options_.limits, &trace);
     if (!context.ok()) return context.status();
     context_ = std::move(*context);
+    list_tokens_ = 0;
     Record(TokenCount(prompt_), start, &trace);
     return Status::Ok();
   }
@@ -226,7 +225,6 @@ class Answering {
       choices = AsChoices(BestRouted(static_cast<size_t>(templates_.numbers_from_routing()), {}));
     }
     std::vector<int32_t> tokens;
-    list_tokens_ = 0;
     const auto compute = [&] {
       const auto missing = std::span<const int32_t>(tokens).subspan(list_tokens_);
       list_tokens_ = tokens.size();
@@ -280,16 +278,13 @@ class Answering {
     const bool anything_new = std::any_of(numbers.begin(), numbers.end(),
                                           [&](DocumentNumber n) { return !Holds(read_, n); });
     if (!anything_new) return false;
-    const auto wanted = static_cast<size_t>(templates_.route_besides());
-    if (bank_.document_count() >= templates_.route_besides_last()) {
-      std::vector<DocumentNumber> listed = numbers;
-      for (const Reading& reading : readings_) {
-        listed.insert(listed.end(), reading.besides.begin(), reading.besides.end());
-      }
-      *later = BestRouted(wanted, listed);
-      return AppendTexts(numbers);
+    std::vector<DocumentNumber> listed = numbers;
+    for (const Reading& reading : readings_) {
+      listed.insert(listed.end(), reading.besides.begin(), reading.besides.end());
     }
-    const std::vector<DocumentNumber> besides = BestRouted(wanted, numbers);
+    std::vector<DocumentNumber> besides =
+        BestRouted(static_cast<size_t>(templates_.route_besides()), listed);
+    if (bank_.document_count() >= templates_.route_besides_last()) besides.swap(*later);
     if (besides.empty()) return AppendTexts(numbers);
     numbers.insert(numbers.end(), besides.begin(), besides.end());
     return AppendListed(numbers);

@@ -17,9 +17,11 @@ namespace {
 constexpr unsigned kWarps = 4;
 constexpr unsigned kThreads = 32 * kWarps;
 constexpr int kQueries = 64;
+constexpr int kPad = 256;
+constexpr int kKeyTile = 32;
 
 // Rows [0, valid) of a tile of kRows, the rest and the columns past head_dim as zeros.
-template <int kRows, int kPad>
+template <int kRows>
 __device__ __forceinline__ void LoadTile(bf16* tile, const bf16* from, size_t stride, int valid,
                                          unsigned head_dim, bool vector) {
   constexpr int kStride = kPad + 8;
@@ -41,7 +43,6 @@ __device__ __forceinline__ void LoadTile(bf16* tile, const bf16* from, size_t st
   }
 }
 
-template <int kPad, int kKeyTile>
 __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant__ PrefillParams p) {
   constexpr int kStride = kPad + 8;
   constexpr int kTileSize = kKeyTile * kStride;
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
 
   // Queries go through the keys' memory into registers: 2 tiles of keys hold at least 64 rows.
   static_assert(2 * kKeyTile >= kQueries);
-  LoadTile<kQueries, kPad>(keys, t.q, p.q_stride, t.queries, p.head_dim, p.vector);
+  LoadTile<kQueries>(keys, t.q, p.q_stride, t.queries, p.head_dim, p.vector);
   CopyCommit();
   CopyWait<0>();
   __syncthreads();
@@ -71,10 +72,10 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
 
   const auto load = [&](int key, int buffer) {
     const int valid = t.key_end - key;
-    LoadTile<kKeyTile, kPad>(keys + buffer * kTileSize, t.k + key * p.k_stride, p.k_stride, valid,
-                             p.head_dim, p.vector);
-    LoadTile<kKeyTile, kPad>(values + buffer * kTileSize, t.v + key * p.v_stride, p.v_stride, valid,
-                             p.head_dim, p.vector);
+    LoadTile<kKeyTile>(keys + buffer * kTileSize, t.k + key * p.k_stride, p.k_stride, valid,
+                       p.head_dim, p.vector);
+    LoadTile<kKeyTile>(values + buffer * kTileSize, t.v + key * p.v_stride, p.v_stride, valid,
+                       p.head_dim, p.vector);
     CopyCommit();
   };
 
@@ -179,13 +180,12 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(const __grid_constant_
   }
 }
 
-template <int kPad, int kKeyTile>
 cudaError_t Run(const PrefillParams& p, size_t heads, cudaStream_t stream) {
   constexpr size_t kShared = 4 * kKeyTile * (kPad + 8) * sizeof(bf16);
-  auto* const kernel = PrefillKernel<kPad, kKeyTile>;
-  const cudaError_t error = AllowShared(kernel, kShared);
+  const cudaError_t error = AllowShared(PrefillKernel, kShared);
   if (error != cudaSuccess) return error;
-  return Launch(kernel, dim3(p.tiles, static_cast<unsigned>(heads)), kThreads, kShared, stream, p);
+  return Launch(PrefillKernel, dim3(p.tiles, static_cast<unsigned>(heads)), kThreads, kShared,
+                stream, p);
 }
 
 bool RowsAligned(const Rows& r) {
@@ -227,7 +227,7 @@ cudaError_t LaunchAttentionPrefill(const AttentionShape& shape, const PrefillSeg
   p.segment_count = static_cast<unsigned>(segment_count);
   p.tiles = static_cast<unsigned>(tiles);
   return TilesFit(shape) ? LaunchAttentionTiles(p, shape.heads, stream)
-                         : Run<256, 32>(p, shape.heads, stream);
+                         : Run(p, shape.heads, stream);
 }
 
 }  // namespace msadb::kernels::cuda

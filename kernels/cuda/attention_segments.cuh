@@ -25,7 +25,6 @@ struct PrefillParams {
 
 // Queries of one segment and head, and the keys and values that their segment has.
 struct PrefillTile {
-  int first;    // of the segment's queries
   int queries;  // at most kQueries
   int visible;  // keys that the first one sees, less one: query i sees keys 0 to visible + i
   int key_end;  // keys that the last one sees
@@ -52,12 +51,12 @@ __device__ __forceinline__ PrefillTile FindTile(const PrefillParams& p) {
   const PrefillSegment segment = p.segments[low];
   const unsigned head = blockIdx.y;
   const size_t kv_offset = head / p.group * size_t{p.head_dim};
+  const int first = (tile - segment.tile_begin) * kQueries;  // query of the segment
   PrefillTile t;
-  t.first = (tile - segment.tile_begin) * kQueries;
-  t.queries = min(kQueries, segment.query_count - t.first);
-  t.visible = segment.visible_before + t.first;
+  t.queries = min(kQueries, segment.query_count - first);
+  t.visible = segment.visible_before + first;
   t.key_end = t.visible + t.queries;
-  const auto row = static_cast<size_t>(segment.query_begin + t.first);
+  const auto row = static_cast<size_t>(segment.query_begin + first);
   t.q = p.q + row * p.q_stride + head * size_t{p.head_dim};
   t.k = p.k + static_cast<size_t>(segment.key_begin) * p.k_stride + kv_offset;
   t.v = p.v + static_cast<size_t>(segment.key_begin) * p.v_stride + kv_offset;
