@@ -7,6 +7,7 @@
 #include <limits>
 #include <new>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -275,9 +276,14 @@ class Answering {
   // that: at once, or later, which `later` is then.
   Result<bool> AppendAsked(std::vector<DocumentNumber>* later) {
     std::vector<DocumentNumber> numbers = this_round().generated;
-    const bool anything_new = std::any_of(numbers.begin(), numbers.end(),
-                                          [&](DocumentNumber n) { return !Holds(read_, n); });
-    if (!anything_new) return false;
+    const std::set<DocumentNumber> distinct(numbers.begin(), numbers.end());
+    const auto wanted = static_cast<size_t>(std::count_if(
+        distinct.begin(), distinct.end(), [&](DocumentNumber n) { return !Holds(read_, n); }));
+    if (wanted == 0) return false;
+    if (bank_.document_count() >= templates_.numbers_by_rank()) {
+      numbers = BestRouted(wanted, {});
+      std::sort(numbers.begin(), numbers.end());  // as a model writes them
+    }
     std::vector<DocumentNumber> listed = numbers;
     for (const Reading& reading : readings_) {
       listed.insert(listed.end(), reading.besides.begin(), reading.besides.end());
@@ -285,7 +291,7 @@ class Answering {
     std::vector<DocumentNumber> besides =
         BestRouted(static_cast<size_t>(templates_.route_besides()), listed);
     if (bank_.document_count() >= templates_.route_besides_last()) besides.swap(*later);
-    if (besides.empty()) return AppendTexts(numbers);
+    if (besides.empty() && numbers == this_round().generated) return AppendTexts(numbers);
     numbers.insert(numbers.end(), besides.begin(), besides.end());
     return AppendListed(numbers);
   }
@@ -325,12 +331,17 @@ class Answering {
   }
 
   // The `count` documents that this round's routing ranks best, of those neither read before nor in
-  // `listed`.
+  // `listed`. After the first round what scored in the round before counts less.
   std::vector<DocumentNumber> BestRouted(size_t count,
                                          const std::vector<DocumentNumber>& listed) const {
     std::vector<DocumentNumber> best;
     if (count == 0) return best;
-    for (const RoutedDocument& document : FuseLayers(result_.rounds.back().layers)) {
+    const std::span<const RoundTrace> rounds(result_.rounds);
+    const float share = rounds.size() > 1 ? templates_.route_news() : 0;
+    const auto ranked =
+        share > 0 ? FuseNews(rounds.back().layers, rounds[rounds.size() - 2].layers, share)
+                  : FuseLayers(rounds.back().layers);
+    for (const RoutedDocument& document : ranked) {
       if (best.size() >= count) break;
       const DocumentNumber number = document.number;
       if (!Holds(read_, number) && !Holds(listed, number)) best.push_back(number);

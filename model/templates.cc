@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <tuple>
 #include <utility>
 
 #include "model/json_input.h"
@@ -110,21 +111,29 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
           "key numbers_from_routing must be true, false or within 0..64");
     }
   }
-  if (const auto it = object.find("route_besides_last"); it != object.end()) {
+  for (const auto& [name, value] : {std::pair{"route_besides_last", &strings->route_besides_last},
+                                    std::pair{"numbers_by_rank", &strings->numbers_by_rank}}) {
+    const auto it = object.find(name);
+    if (it == object.end()) continue;
     if (it->is_boolean()) {
-      strings->route_besides_last = it->get<bool>() ? 0 : TemplateStrings::kNever;
+      *value = it->get<bool>() ? 0 : TemplateStrings::kNever;
     } else if (it->is_number_unsigned()) {
-      strings->route_besides_last = it->get<uint64_t>();
+      *value = it->get<uint64_t>();
     } else {
-      return Status::InvalidArgument(
-          "key route_besides_last must be true, false or a number of documents");
+      return Status::InvalidArgument("key " + std::string(name) +
+                                     " must be true, false or a number of documents");
     }
   }
-  if (const auto it = object.find("retrieval_end_penalty"); it != object.end()) {
-    if (!it->is_number() || !(it->get<double>() >= 0 && it->get<double>() <= 100)) {
-      return Status::InvalidArgument("key retrieval_end_penalty must be a number within 0..100");
+  for (const auto& [name, value, most] :
+       {std::tuple{"retrieval_end_penalty", &strings->retrieval_end_penalty, 100},
+        std::tuple{"route_news", &strings->route_news, 1}}) {
+    const auto it = object.find(name);
+    if (it == object.end()) continue;
+    if (!it->is_number() || !(it->get<double>() >= 0 && it->get<double>() <= most)) {
+      return Status::InvalidArgument("key " + std::string(name) + " must be a number within 0.." +
+                                     std::to_string(most));
     }
-    strings->retrieval_end_penalty = it->get<float>();
+    *value = it->get<float>();
   }
   if (const auto it = object.find("stop"); it != object.end()) {
     if (!it->is_array() || it->size() > kStopsMax) {

@@ -85,6 +85,14 @@ struct TemplateStrings {
   // ones.
   int numbers_from_routing = 0;
   static constexpr int kAllRouted = std::numeric_limits<int>::max();
+  // Generate mode, memories of at least so many documents: a list says only how many documents not
+  // read before are wanted; as many that the round's routing ranks best are read, in ascending
+  // order. For models whose numbers are less sure than their routing where numbers are long.
+  uint64_t numbers_by_rank = kNever;
+  // Generate mode, rounds after the first: so many times its score in the round before is taken
+  // from a document's score where documents are ranked, 0..1. What the question itself leads to was
+  // ranked then; this round is about what the texts just read lead to.
+  float route_news = 0;
   // With numbers_from_routing: taken from the logit of ending retrieval where a list could begin,
   // so that a model in doubt reads on, 0..100.
   float retrieval_end_penalty = 0;
@@ -149,6 +157,8 @@ class Templates {
   uint64_t route_besides_last() const { return strings_.route_besides_last; }
   int route_when_declined() const { return strings_.route_when_declined; }
   int numbers_from_routing() const { return strings_.numbers_from_routing; }
+  uint64_t numbers_by_rank() const { return strings_.numbers_by_rank; }
+  float route_news() const { return strings_.route_news; }
   float retrieval_end_penalty() const { return strings_.retrieval_end_penalty; }
   // Null unless numbers_from_routing.
   const NumberListGrammar* number_lists() const {

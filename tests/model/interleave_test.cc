@@ -364,6 +364,52 @@ TEST_F(InterleaveTest, ListsNameTheBestRoutedDocuments) {
   }
 }
 
+// In a memory of so many documents a list says how many; which ones, routing says.
+TEST_F(InterleaveTest, ListsMayStandForAsManyOfTheBestRouted) {
+  Load(kTwoRounds);
+  const size_t documents = bank_->document_count();
+  TearDown();
+  for (const size_t least : {documents + 1, documents}) {
+    Load(kTwoRounds, {{"numbers_by_rank", least}});
+    const AnswerResult result = Answer();
+    ASSERT_EQ(result.rounds.size(), 2u);
+    EXPECT_EQ(result.rounds[0].generated, (Numbers{4, 99, 7}));
+    Numbers expected = {4, 7};
+    if (least == documents) {
+      expected.clear();
+      const std::vector<RoutedDocument> best = FuseLayers(result.rounds[0].layers);
+      ASSERT_GE(best.size(), 3u);
+      for (size_t i = 0; i < 3; ++i) expected.push_back(best[i].number);
+      std::sort(expected.begin(), expected.end());
+    }
+    EXPECT_EQ(result.rounds[0].appended, expected);
+    EXPECT_EQ(result.text, "blue as [7] and [3] say.");
+    TearDown();
+  }
+}
+
+// After the first round documents are ranked by what they gained on the round before.
+TEST_F(InterleaveTest, LaterRoundsMayRankWhatIsNew) {
+  auto follows = kTwoRounds;
+  follows[1] = {"[4]", "<|object_ref_end|>"};
+  for (const float share : {0.0f, 1.0f}) {
+    Load(follows,
+         {{"numbers_from_routing", 1}, {"retrieval_end_penalty", 100}, {"route_news", share}});
+    const AnswerResult result = Answer({.rounds_max = 3});
+    ASSERT_EQ(result.rounds.size(), 3u);
+    const Numbers& read = result.rounds[0].appended;
+    ASSERT_EQ(read.size(), 1u);
+    EXPECT_EQ(read[0], FuseLayers(result.rounds[0].layers)[0].number);
+    for (const RoutedDocument& document :
+         FuseNews(result.rounds[1].layers, result.rounds[0].layers, share)) {
+      if (document.number == read[0]) continue;
+      EXPECT_EQ(result.rounds[1].appended, Numbers{document.number});
+      break;
+    }
+    TearDown();
+  }
+}
+
 // What would end retrieval loses its lead: another list follows, of what routing chose.
 TEST_F(InterleaveTest, APenaltyOnEndingRetrievalReadsOn) {
   auto follows = kTwoRounds;
@@ -511,6 +557,25 @@ TEST(FuseLayers, AbsentDocumentsCountWithTheListsLast) {
   EXPECT_EQ(fused[2].number, 2u);  // (0.5 + 0.2) / 2
   EXPECT_FLOAT_EQ(fused[2].score, 0.35f);
   EXPECT_TRUE(FuseLayers({}).empty());
+  EXPECT_FLOAT_EQ(UnlistedScore(layers), 0.35f);
+  EXPECT_EQ(UnlistedScore({}), 0);
+}
+
+TEST(FuseLayers, NewsIsWhatWasGained) {
+  const std::vector<LayerTrace> before = {{5, {{1, 0.9f}, {4, 0.1f}}}};
+  const std::vector<LayerTrace> now = {{5, {{1, 0.8f}, {2, 0.6f}, {4, 0.5f}, {3, 0.5f}}}};
+  const auto numbers = [](const std::vector<RoutedDocument>& documents) {
+    Numbers numbers;
+    for (const RoutedDocument& document : documents) numbers.push_back(document.number);
+    return numbers;
+  };
+  EXPECT_EQ(numbers(FuseNews(now, before, 0)), (Numbers{1, 2, 3, 4}));
+  const std::vector<RoutedDocument> half = FuseNews(now, before, 0.5f);
+  EXPECT_EQ(numbers(half), (Numbers{2, 3, 4, 1}));
+  EXPECT_FLOAT_EQ(half[0].score, 0.55f);  // 2 was in no list before: 0.6 - 0.5 * 0.1
+  EXPECT_FLOAT_EQ(half[3].score, 0.35f);  // 0.8 - 0.5 * 0.9
+  EXPECT_EQ(numbers(FuseNews(now, {}, 1)), (Numbers{1, 2, 3, 4}));
+  EXPECT_TRUE(FuseNews({}, before, 1).empty());
 }
 
 }  // namespace

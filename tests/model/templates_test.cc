@@ -135,6 +135,8 @@ TEST(Templates, RouteMode) {
                              {"route_besides", 3},
                              {"route_besides_last", 5000},
                              {"numbers_from_routing", 6},
+                             {"numbers_by_rank", 6000},
+                             {"route_news", 0.5},
                              {"retrieval_end_penalty", 1.5},
                              {"route_when_declined", 4},
                              {"decline", "No idea."},
@@ -149,6 +151,8 @@ TEST(Templates, RouteMode) {
   EXPECT_EQ(templates.route_besides_last(), 5000u);
   EXPECT_EQ(templates.numbers_from_routing(), 6);
   EXPECT_NE(templates.number_lists(), nullptr);
+  EXPECT_EQ(templates.numbers_by_rank(), 6000u);
+  EXPECT_EQ(templates.route_news(), 0.5f);
   EXPECT_EQ(templates.retrieval_end_penalty(), 1.5f);
   EXPECT_EQ(templates.route_when_declined(), 4);
   EXPECT_EQ(templates.strings().decline, "No idea.");
@@ -187,6 +191,10 @@ TEST(Templates, RefusesBadFilesByKey) {
       {{{"decline", "{question}"}}, "decline"},
       {{{"numbers_from_routing", 65}}, "numbers_from_routing"},
       {{{"numbers_from_routing", "all"}}, "numbers_from_routing"},
+      {{{"numbers_by_rank", -1}}, "numbers_by_rank"},
+      {{{"route_news", -0.1}}, "route_news"},
+      {{{"route_news", 1.1}}, "route_news"},
+      {{{"route_news", true}}, "route_news"},
       {{{"retrieval_end_penalty", -1}}, "retrieval_end_penalty"},
       {{{"retrieval_end_penalty", 101}}, "retrieval_end_penalty"},
       {{{"retrieval_end_penalty", "1"}}, "retrieval_end_penalty"},
