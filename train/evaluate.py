@@ -54,22 +54,27 @@ from msa.world import LISTS, UNKNOWN, Question, World
 ROUNDS_MAX = 4
 NUMBERS_MAX, ANSWER_MAX = 40, 40  # generated tokens
 DOCUMENTS_PER_ROUND = 16
-# What templates.json may say about retrieval: lists of numbers free, of any routed documents or of the best ones; how many of
-# the best routed documents are read besides those asked for (and when none is asked for), at once or last; how many
-# when the answer declines; and what is taken from the logit of ending retrieval.
-def setting(lists: bool | int, besides: int, last: bool = False, declined: int = 0, penalty: float = 0) -> tuple[str, dict]:
+# What templates.json may say about retrieval: lists of numbers free, of any routed documents or of the best ones, or standing
+# for as many of the best; what later rounds take off what scored before; how many of the best routed documents are read besides
+# those asked for (and when none is asked for), at once or last; how many when the answer declines; and what is taken
+# from the logit of ending retrieval.
+def setting(lists: bool | int, besides: int, last: bool = False, declined: int = 0, penalty: float = 0, rank: bool = False,
+            news: float = 0) -> tuple[str, dict]:
     """Its name, and the keys of templates.json."""
     name = "free" if lists is False else "any routed" if lists is True else f"best {lists}"
+    name += " by rank" * rank + f", news {news:g}" * (news > 0)
     name += f", {besides} besides" + " last" * last
     name += f", {declined} when declined" * (declined > 0) + f", {penalty} off ending" * (penalty > 0)
-    return name, {"numbers_from_routing": lists, "route_besides": besides, "route_besides_last": last, "route_when_none": max(1, besides),
-                  "route_when_declined": declined, "retrieval_end_penalty": penalty}
+    return name, {"numbers_from_routing": lists, "numbers_by_rank": rank, "route_news": news, "route_besides": besides,
+                  "route_besides_last": last, "route_when_none": max(1, besides), "route_when_declined": declined,
+                  "retrieval_end_penalty": penalty}
 
 
 SETTINGS = dict([
-    setting(False, 0), setting(True, 0), setting(True, 1), setting(True, 1, last=True), setting(16, 1, last=True), setting(3, 1),
-    setting(3, 1, last=True), setting(1, 1), setting(1, 1, last=True), setting(1, 2, last=True), setting(1, 1, last=True, declined=1),
-    setting(1, 1, last=True, penalty=2)])
+    setting(True, 1, last=True, rank=True, news=0.7), setting(1, 1, last=True, news=0.7), setting(1, 1, last=True), setting(True, 1),
+    setting(True, 1, news=0.7), setting(True, 1, last=True, rank=True), setting(True, 1, last=True, rank=True, news=1),
+    setting(True, 1, rank=True, news=0.7), setting(3, 1, last=True, news=0.7), setting(1, 2, last=True, news=0.7),
+    setting(True, 0), setting(False, 0)])
 
 
 def normalise(text: str) -> list[str]:
@@ -172,13 +177,19 @@ class Asker:
         templates = self.t
         self.when_none = int(templates.strings.get("route_when_none", 0))
         self.besides = int(templates.strings.get("route_besides", 0))
-        last = templates.strings.get("route_besides_last", False)  # from so many documents on
-        self.besides_last = last is not False and len(self.bank.texts) >= int(last is not True and last)
+        self.besides_last = self._large("route_besides_last")
         self.when_declined = int(templates.strings.get("route_when_declined", 0))
         self.end_penalty = float(templates.strings.get("retrieval_end_penalty", 0))
         # True: what any layer chose; a number: so many of the best.
         self.listed = templates.strings.get("numbers_from_routing", False)
         self.lists = NumberList(templates) if self.listed else None
+        self.by_rank = self._large("numbers_by_rank")
+        self.news = float(templates.strings.get("route_news", 0))
+
+    def _large(self, key: str) -> bool:
+        """Whether the memory is large enough for a key that is true, false or a number of documents."""
+        least = self.t.strings.get(key, False)
+        return least is not False and len(self.bank.texts) >= int(least is not True and least)
 
     def forward(self, prompts: list[Prompt], given: list[torch.Tensor] | None = None):
         """Logits of the next tokens, and what each routing layer chose: bank positions [n, k]. `given`:
@@ -207,13 +218,21 @@ class Asker:
         logits = self.model.logits(x[last])
         return (logits, chosen, scores) if scores_too else (logits, chosen)
 
-    def ranked(self, prompts: list[Prompt]) -> tuple[list[list[int]], list[torch.Tensor]]:
+    def ranked(self, prompts: list[Prompt], before: list[torch.Tensor] | None = None) -> tuple[list[list[int]], list[torch.Tensor]]:
         """The best sixteen documents of each prompt, the layers fused as the engine does it: a document that a
-        layer did not choose counts with the last score that it did. And what each layer chose."""
+        layer did not choose counts with the last score that it did. And what each layer chose. `before` holds each
+        prompt's scores in the round before, empty at first, and gets those of this one (route_news)."""
         best, chosen = [], []
         for at in range(0, len(prompts), self.batch):
             _, layers, scores = self._forward(prompts[at : at + self.batch], None, scores_too=True)
-            fused = sum(torch.maximum(s, s.gather(1, c[:, -1:])) for s, c in zip(scores, layers))
+            last = [s.gather(1, c[:, -1:]) for s, c in zip(scores, layers)]
+            fused = sum(map(torch.maximum, scores, last)) / len(scores)
+            if self.news and before is not None:
+                former = before[at : at + self.batch]
+                before[at : at + self.batch] = list(fused)
+                if former[0].numel():
+                    listed = torch.stack([s >= least for s, least in zip(scores, last)]).any(0)
+                    fused = (fused - self.news * torch.stack(former)).masked_fill(~listed, -math.inf)
             best += fused.topk(min(16, fused.shape[1]), dim=1).indices.tolist()
             chosen.append(layers)
         return [[self.bank.order[p] for p in row] for row in best], [torch.cat(layer) for layer in zip(*chosen)]
@@ -252,13 +271,17 @@ class Asker:
         # Of each question by rounds: what was asked for, and what is read besides.
         reads: list[list[tuple[list[int], list[int]]]] = [[] for _ in questions]
         known = lambda i, besides_too: {d for asked, more in reads[i] for d in (asked + more if besides_too else asked)}
+        former = [torch.empty(0)] * len(questions)  # each one's scores in the round before
         open_ = list(range(len(questions)))
         for turn in range(rounds if given is None else 0):
             if not open_:
                 break
             asked = [prompts[i] for i in open_]
             before = [len(p.tokens) for p in asked]
-            ranked, chosen = self.ranked(asked)
+            before_asked = [former[i] for i in open_]
+            ranked, chosen = self.ranked(asked, before_asked)
+            for i, scores in zip(open_, before_asked):
+                former[i] = scores
             seen = [known(i, not self.besides_last) for i in open_]
             choices = None
             if self.lists:
@@ -277,7 +300,8 @@ class Asker:
                 new: list[int] = []
                 more = 0
                 if numbers_end in out and numbers:
-                    new = [d for d in numbers if 0 <= d < len(self.bank.texts)][:DOCUMENTS_PER_ROUND]
+                    new = sorted([d for d in best if d not in read][: len(numbers)]) if self.by_rank else numbers
+                    new = [d for d in new if 0 <= d < len(self.bank.texts)][:DOCUMENTS_PER_ROUND]
                     more = self.besides if append_text else 0
                 if not new and not more and turn == 0:
                     new = [d for d in best if d not in read][: self.when_none if append_text else 0]
@@ -361,7 +385,9 @@ class Asker:
             read.append(q.hops[0] + [d for d in best if d not in q.hops[0]][: self.besides])
             prompts.append(self.writer.question(q.text))
             self._ask_for(prompts[-1], q.text, read[-1])
-        ranked, _ = self.ranked(prompts)
+        before = [torch.empty(0)] * len(questions)
+        self.ranked([self.writer.question(q.text) for q in questions], before)
+        ranked, _ = self.ranked(prompts, before)
         return [[d for d in row if d not in known] for row, known in zip(ranked, read)]
 
     def route(self, questions: list[str], k: int) -> list[list[int]]:
