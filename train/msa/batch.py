@@ -58,7 +58,9 @@ TEMPLATES = {
     "<|im_start|>assistant\n",
     "stop": ["<|im_end|>"],
     "route_when_none": 1,
-    "numbers_from_routing": 1,
+    "numbers_from_routing": True,
+    "numbers_by_rank": 5000,
+    "route_news": 0.7,
     "route_besides": 1,
     "route_besides_last": 5000,
 }
