@@ -282,58 +282,39 @@ Status Generator::Finish(int layer, size_t tokens, const Context::Layer& context
   return states_.Mlp(layer, first, tokens - first);
 }
 
-namespace {
-
-void BestFirst(std::vector<RoutedDocument>* documents) {
-  std::sort(documents->begin(), documents->end(), [](const auto& a, const auto& b) {
-    return a.score != b.score ? a.score > b.score : a.number < b.number;
-  });
-}
-
-}  // namespace
-
-float UnlistedScore(std::span<const LayerTrace> layers) {
-  double sum = 0;
-  for (const LayerTrace& layer : layers) {
-    if (!layer.documents.empty()) sum += layer.documents.back().score;
-  }
-  return layers.empty() ? 0 : static_cast<float>(sum / static_cast<double>(layers.size()));
-}
-
-std::vector<RoutedDocument> FuseLayers(std::span<const LayerTrace> layers) {
-  // Each document starts from the score of one that no list holds and gains, in each list that
-  // holds it, its lead over that list's last.
+std::vector<RoutedDocument> FuseLayers(std::span<const LayerTrace> layers,
+                                       std::span<const LayerTrace> before, float share) {
+  // Each document starts from the sum of all lists' last scores and gains, in each list that holds
+  // it, its lead over that list's last. What `before` says counts `share` times, as a loss.
+  double unseen = 0;
   std::map<DocumentNumber, double> gains;
   for (const LayerTrace& layer : layers) {
     if (layer.documents.empty()) continue;
     const float last = layer.documents.back().score;
+    unseen += last;
     for (const RoutedDocument& document : layer.documents) {
       gains[document.number] += static_cast<double>(document.score) - last;
     }
   }
-  const float unlisted = UnlistedScore(layers);
+  const double weight =
+      before.empty() ? 0 : static_cast<double>(share * layers.size()) / before.size();
+  for (const LayerTrace& layer : before) {
+    if (weight == 0 || layer.documents.empty()) continue;
+    const float last = layer.documents.back().score;
+    unseen -= weight * last;
+    for (const RoutedDocument& document : layer.documents) {
+      const auto it = gains.find(document.number);
+      if (it == gains.end()) continue;
+      it->second -= weight * (static_cast<double>(document.score) - last);
+    }
+  }
   std::vector<RoutedDocument> fused;
   for (const auto& [number, gain] : gains) {
-    fused.push_back(
-        {number, unlisted + static_cast<float>(gain / static_cast<double>(layers.size()))});
+    const double mean = (unseen + gain) / static_cast<double>(layers.size());
+    fused.push_back({number, static_cast<float>(mean)});
   }
-  BestFirst(&fused);
-  return fused;
-}
-
-std::vector<RoutedDocument> FuseNews(std::span<const LayerTrace> layers,
-                                     std::span<const LayerTrace> before, float share) {
-  std::map<DocumentNumber, float> former;
-  for (const RoutedDocument& document : FuseLayers(before)) {
-    former.emplace(document.number, document.score);
-  }
-  const float unlisted = UnlistedScore(before);
-  std::vector<RoutedDocument> fused = FuseLayers(layers);
-  for (RoutedDocument& document : fused) {
-    const auto it = former.find(document.number);
-    document.score -= share * (it == former.end() ? unlisted : it->second);
-  }
-  BestFirst(&fused);
+  std::stable_sort(fused.begin(), fused.end(),
+                   [](const auto& a, const auto& b) { return a.score > b.score; });
   return fused;
 }
 

@@ -109,14 +109,10 @@ class Generator {
 
 // Documents by their mean score over the layers of a trace, best first, equal scores by ascending
 // number. A layer whose list does not hold a document counts with the last score of its list (0 for
-// an empty one): the bank returned everything better.
-std::vector<RoutedDocument> FuseLayers(std::span<const LayerTrace> layers);
-// What FuseLayers would give a document that no layer's list holds; 0 without layers.
-float UnlistedScore(std::span<const LayerTrace> layers);
-// FuseLayers of `layers`, less `share` times the same of `before`, for what FuseLayers gives of
-// `layers`; best first, equal scores by ascending number.
-std::vector<RoutedDocument> FuseNews(std::span<const LayerTrace> layers,
-                                     std::span<const LayerTrace> before, float share);
+// an empty one): the bank returned everything better. From each score `share` times the document's
+// score in `before`, the layers of another trace, is taken.
+std::vector<RoutedDocument> FuseLayers(std::span<const LayerTrace> layers,
+                                       std::span<const LayerTrace> before = {}, float share = 0);
 
 }  // namespace msadb::model
 

@@ -336,12 +336,11 @@ class Answering {
                                          const std::vector<DocumentNumber>& listed) const {
     std::vector<DocumentNumber> best;
     if (count == 0) return best;
-    const std::span<const RoundTrace> rounds(result_.rounds);
-    const float share = rounds.size() > 1 ? templates_.route_news() : 0;
-    const auto ranked =
-        share > 0 ? FuseNews(rounds.back().layers, rounds[rounds.size() - 2].layers, share)
-                  : FuseLayers(rounds.back().layers);
-    for (const RoutedDocument& document : ranked) {
+    const std::vector<RoundTrace>& rounds = result_.rounds;
+    std::span<const LayerTrace> before;
+    if (rounds.size() > 1) before = rounds[rounds.size() - 2].layers;
+    for (const RoutedDocument& document :
+         FuseLayers(rounds.back().layers, before, templates_.route_news())) {
       if (best.size() >= count) break;
       const DocumentNumber number = document.number;
       if (!Holds(read_, number) && !Holds(listed, number)) best.push_back(number);

@@ -386,7 +386,8 @@ class Asker:
             prompts.append(self.writer.question(q.text))
             self._ask_for(prompts[-1], q.text, read[-1])
         before = [torch.empty(0)] * len(questions)
-        self.ranked([self.writer.question(q.text) for q in questions], before)
+        if self.news:
+            self.ranked([self.writer.question(q.text) for q in questions], before)
         ranked, _ = self.ranked(prompts, before)
         return [[d for d in row if d not in known] for row, known in zip(ranked, read)]
 

@@ -401,7 +401,7 @@ TEST_F(InterleaveTest, LaterRoundsMayRankWhatIsNew) {
     ASSERT_EQ(read.size(), 1u);
     EXPECT_EQ(read[0], FuseLayers(result.rounds[0].layers)[0].number);
     for (const RoutedDocument& document :
-         FuseNews(result.rounds[1].layers, result.rounds[0].layers, share)) {
+         FuseLayers(result.rounds[1].layers, result.rounds[0].layers, share)) {
       if (document.number == read[0]) continue;
       EXPECT_EQ(result.rounds[1].appended, Numbers{document.number});
       break;
@@ -557,8 +557,6 @@ TEST(FuseLayers, AbsentDocumentsCountWithTheListsLast) {
   EXPECT_EQ(fused[2].number, 2u);  // (0.5 + 0.2) / 2
   EXPECT_FLOAT_EQ(fused[2].score, 0.35f);
   EXPECT_TRUE(FuseLayers({}).empty());
-  EXPECT_FLOAT_EQ(UnlistedScore(layers), 0.35f);
-  EXPECT_EQ(UnlistedScore({}), 0);
 }
 
 TEST(FuseLayers, NewsIsWhatWasGained) {
@@ -569,13 +567,13 @@ TEST(FuseLayers, NewsIsWhatWasGained) {
     for (const RoutedDocument& document : documents) numbers.push_back(document.number);
     return numbers;
   };
-  EXPECT_EQ(numbers(FuseNews(now, before, 0)), (Numbers{1, 2, 3, 4}));
-  const std::vector<RoutedDocument> half = FuseNews(now, before, 0.5f);
+  EXPECT_EQ(numbers(FuseLayers(now, before, 0)), (Numbers{1, 2, 3, 4}));
+  const std::vector<RoutedDocument> half = FuseLayers(now, before, 0.5f);
   EXPECT_EQ(numbers(half), (Numbers{2, 3, 4, 1}));
   EXPECT_FLOAT_EQ(half[0].score, 0.55f);  // 2 was in no list before: 0.6 - 0.5 * 0.1
   EXPECT_FLOAT_EQ(half[3].score, 0.35f);  // 0.8 - 0.5 * 0.9
-  EXPECT_EQ(numbers(FuseNews(now, {}, 1)), (Numbers{1, 2, 3, 4}));
-  EXPECT_TRUE(FuseNews({}, before, 1).empty());
+  EXPECT_EQ(numbers(FuseLayers(now, {}, 1)), (Numbers{1, 2, 3, 4}));
+  EXPECT_TRUE(FuseLayers({}, before, 1).empty());
 }
 
 }  // namespace
