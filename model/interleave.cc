@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <new>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -14,6 +15,7 @@
 #include "kernels/sample.h"
 #include "model/answer_text.h"
 #include "model/number_list.h"
+#include "model/words.h"
 
 namespace msadb::model {
 namespace {
@@ -65,7 +67,7 @@ class Answering {
     } else {
       MSADB_RETURN_IF_ERROR(RetrieveByNumbers());
     }
-    const bool may_read_more = MayReadMore();
+    MSADB_ASSIGN_OR_RETURN(const bool may_read_more, MayReadMore());
     MSADB_RETURN_IF_ERROR(GenerateAnswer(may_read_more));
     if (may_read_more && result_.text == templates_.strings().decline) {
       MSADB_ASSIGN_OR_RETURN(const bool read_more, ReadMore());
@@ -100,7 +102,8 @@ class Answering {
       }
       if (!appended && round == 1) {
         const auto wanted = static_cast<size_t>(templates_.route_when_none());
-        MSADB_ASSIGN_OR_RETURN(appended, AppendListed(BestRouted(wanted, {})));
+        MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(wanted, {}));
+        MSADB_ASSIGN_OR_RETURN(appended, AppendListed(best));
       }
       if (!appended) break;
       readings_.push_back({this_round().appended, std::move(besides)});
@@ -131,17 +134,22 @@ class Answering {
   }
 
   // Whether an answer that declines makes the engine read more. Not after the last round allowed.
-  bool MayReadMore() const {
-    return templates_.retrieval() == RetrievalMode::kGenerate &&
-           !templates_.strings().decline.empty() && result_.rounds.size() < rounds_max_ &&
-           !BestRouted(static_cast<size_t>(templates_.route_when_declined()), {}).empty();
+  Result<bool> MayReadMore() {
+    if (templates_.retrieval() != RetrievalMode::kGenerate ||
+        templates_.strings().decline.empty() || result_.rounds.size() >= rounds_max_) {
+      return false;
+    }
+    const auto wanted = static_cast<size_t>(templates_.route_when_declined());
+    MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(wanted, {}));
+    return !best.empty();
   }
 
   // After a declining answer: reads what routing ranks best of what is unread, and leaves context_
   // where another answer starts. False when nothing fits any more.
   Result<bool> ReadMore() {
     const auto wanted = static_cast<size_t>(templates_.route_when_declined());
-    MSADB_ASSIGN_OR_RETURN(const bool appended, AppendListed(BestRouted(wanted, {})));
+    MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(wanted, {}));
+    MSADB_ASSIGN_OR_RETURN(const bool appended, AppendListed(best));
     if (!appended) return false;
     MSADB_RETURN_IF_ERROR(StartRound());
     std::vector<int32_t> tokens = templates_.retrieval_end();
@@ -169,14 +177,17 @@ class Answering {
                                       options_.limits, &trace);
       if (!routed.ok()) return routed.status();
       Record(TokenCount(prompt_), start, &trace);
-      for (const RoutedDocument& document : FuseLayers(trace.layers)) {
+      std::vector<RoutedDocument> ranked = FuseLayers(trace.layers);
+      MSADB_RETURN_IF_ERROR(RankByWords(question_, templates_.route_words(), bank_, &ranked));
+      for (const RoutedDocument& document : ranked) {
         if (numbers.size() < wanted) numbers.push_back(document.number);
       }
     }
     prompt_.clear();
     prompt_.push_back({TokenRole::kTemplate, std::move(head)});
     if (!numbers.empty()) {
-      MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
+      std::string read;
+      MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers, &read));
       prompt_.push_back(std::move(texts));
     }
     prompt_.push_back({TokenRole::kQuery, std::move(tail)});
@@ -211,6 +222,7 @@ class Answering {
       const auto top_k = static_cast<size_t>(config_.msa.top_k_docs);
       layer.documents.resize(std::min(layer.documents.size(), top_k));
     }
+    ranked_.reset();
   }
 
   // Greedy, until the list is closed, retrieval is ended, or the limit. Fills this round's
@@ -223,7 +235,9 @@ class Answering {
     const NumberListGrammar* const lists = templates_.number_lists();
     std::vector<std::string> choices;
     if (lists != nullptr) {
-      choices = AsChoices(BestRouted(static_cast<size_t>(templates_.numbers_from_routing()), {}));
+      const auto most = static_cast<size_t>(templates_.numbers_from_routing());
+      MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(most, {}));
+      choices = AsChoices(best);
     }
     std::vector<int32_t> tokens;
     const auto compute = [&] {
@@ -260,9 +274,11 @@ class Answering {
   Result<bool> AppendTexts(const std::vector<DocumentNumber>& numbers) {
     const size_t end_tokens = templates_.appended_end().size();
     reserved_tokens_ += end_tokens;
-    MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
+    std::string read;
+    MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers, &read));
     reserved_tokens_ -= end_tokens;
     if (texts.tokens.empty()) return false;
+    newest_texts_ = std::move(read);
     // Role 0 covers the question and the newest texts: those of earlier rounds route no more.
     for (size_t i = 1; i < prompt_.size(); ++i) {
       if (prompt_[i].role == TokenRole::kQuery) prompt_[i].role = TokenRole::kGenerated;
@@ -281,15 +297,15 @@ class Answering {
         distinct.begin(), distinct.end(), [&](DocumentNumber n) { return !Holds(read_, n); }));
     if (wanted == 0) return false;
     if (bank_.document_count() >= templates_.numbers_by_rank()) {
-      numbers = BestRouted(wanted, {});
+      MSADB_ASSIGN_OR_RETURN(numbers, BestRouted(wanted, {}, templates_.rank_gap_max()));
       std::sort(numbers.begin(), numbers.end());  // as a model writes them
     }
     std::vector<DocumentNumber> listed = numbers;
     for (const Reading& reading : readings_) {
       listed.insert(listed.end(), reading.besides.begin(), reading.besides.end());
     }
-    std::vector<DocumentNumber> besides =
-        BestRouted(static_cast<size_t>(templates_.route_besides()), listed);
+    const auto more = static_cast<size_t>(templates_.route_besides());
+    MSADB_ASSIGN_OR_RETURN(std::vector<DocumentNumber> besides, BestRouted(more, listed));
     if (bank_.document_count() >= templates_.route_besides_last()) besides.swap(*later);
     if (besides.empty() && numbers == this_round().generated) return AppendTexts(numbers);
     numbers.insert(numbers.end(), besides.begin(), besides.end());
@@ -307,6 +323,7 @@ class Answering {
     prompt.swap(prompt_);
     const std::vector<DocumentNumber> read = std::exchange(read_, {});
     const std::vector<DocumentNumber> appended = this_round().appended;
+    std::string newest_texts = newest_texts_;
     for (const Reading& reading : readings_) {
       std::vector<DocumentNumber> numbers = reading.asked;
       for (const DocumentNumber number : reading.besides) {
@@ -327,23 +344,37 @@ class Answering {
     }
     prompt_ = std::move(prompt);
     read_ = read;
+    newest_texts_ = std::move(newest_texts);
     return false;
   }
 
   // The `count` documents that this round's routing ranks best, of those neither read before nor in
-  // `listed`. After the first round what scored in the round before counts less.
-  std::vector<DocumentNumber> BestRouted(size_t count,
-                                         const std::vector<DocumentNumber>& listed) const {
+  // `listed`; fewer when one scores more than `gap_max` below the one before it. After the first
+  // round what scored in the round before counts less; what shares words with the texts that routed
+  // counts more.
+  Result<std::vector<DocumentNumber>> BestRouted(
+      size_t count, const std::vector<DocumentNumber>& listed,
+      float gap_max = std::numeric_limits<float>::infinity()) {
     std::vector<DocumentNumber> best;
     if (count == 0) return best;
-    const std::vector<RoundTrace>& rounds = result_.rounds;
-    std::span<const LayerTrace> before;
-    if (rounds.size() > 1) before = rounds[rounds.size() - 2].layers;
-    for (const RoutedDocument& document :
-         FuseLayers(rounds.back().layers, before, templates_.route_news())) {
+    if (!ranked_.has_value()) {
+      const std::vector<RoundTrace>& rounds = result_.rounds;
+      std::span<const LayerTrace> before;
+      if (rounds.size() > 1) before = rounds[rounds.size() - 2].layers;
+      std::vector<RoutedDocument> ranked =
+          FuseLayers(rounds.back().layers, before, templates_.route_news());
+      const std::string asked = std::string(question_) + "\n" + newest_texts_;
+      MSADB_RETURN_IF_ERROR(RankByWords(asked, templates_.route_words(), bank_, &ranked));
+      ranked_ = std::move(ranked);
+    }
+    float last = -std::numeric_limits<float>::infinity();
+    for (const RoutedDocument& document : *ranked_) {
       if (best.size() >= count) break;
       const DocumentNumber number = document.number;
-      if (!Holds(read_, number) && !Holds(listed, number)) best.push_back(number);
+      if (Holds(read_, number) || Holds(listed, number)) continue;
+      if (last - document.score > gap_max) break;
+      best.push_back(number);
+      last = document.score;
     }
     return best;
   }
@@ -363,8 +394,9 @@ class Answering {
     return appended;
   }
 
-  // The filled-in texts of documents, and notes them as appended in this round.
-  Result<PromptPart> ReadTexts(const std::vector<DocumentNumber>& numbers) {
+  // The filled-in texts of documents, and notes them as appended in this round. `read` gains the
+  // texts as they are, a line each.
+  Result<PromptPart> ReadTexts(const std::vector<DocumentNumber>& numbers, std::string* read) {
     PromptPart texts{TokenRole::kQuery, {}};
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieved_text_tokens_max, 0));
     const size_t read_before = read_.size();
@@ -382,6 +414,7 @@ class Answering {
       texts.tokens.insert(texts.tokens.end(), tokens.begin(), tokens.end());
       this_round().appended.push_back(number);
       read_.push_back(number);
+      read->append(*text).push_back('\n');
     }
     return texts;
   }
@@ -524,6 +557,8 @@ class Answering {
   Context context_;
   size_t list_tokens_ = 0;            // of the newest list, in context_
   std::vector<DocumentNumber> read_;  // documents whose text was appended, in order
+  std::string newest_texts_;          // of the newest round that appended any; they route
+  std::optional<std::vector<RoutedDocument>> ranked_;  // of the newest prefill, once asked for
   AnswerResult result_;
 };
 

@@ -8,6 +8,7 @@
 #include "model/engine.h"
 #include "model/interleave.h"
 #include "model/scheduler.h"
+#include "model/words.h"
 
 namespace msadb::model {
 namespace {
@@ -99,6 +100,7 @@ class LoadedFolder : public Model {
     auto done = Scheduler::Sequence(&scheduler_).Prefill({&part, 1}, bank, options, limits, &trace);
     if (!done.ok()) return done.status();
     std::vector<RoutedDocument> ranked = FuseLayers(trace.layers);
+    MSADB_RETURN_IF_ERROR(RankByWords(query, templates_.route_words(), bank, &ranked));
     ranked.resize(std::min(ranked.size(), count));
     return ranked;
   } catch (const std::bad_alloc&) {

@@ -126,7 +126,9 @@ Status ReadSettings(const json& object, TemplateStrings* strings) {
   }
   for (const auto& [name, value, most] :
        {std::tuple{"retrieval_end_penalty", &strings->retrieval_end_penalty, 100},
-        std::tuple{"route_news", &strings->route_news, 1}}) {
+        std::tuple{"rank_gap_max", &strings->rank_gap_max, 100},
+        std::tuple{"route_news", &strings->route_news, 1},
+        std::tuple{"route_words", &strings->route_words, 1}}) {
     const auto it = object.find(name);
     if (it == object.end()) continue;
     if (!it->is_number() || !(it->get<double>() >= 0 && it->get<double>() <= most)) {

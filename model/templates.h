@@ -89,10 +89,17 @@ struct TemplateStrings {
   // read before are wanted; as many that the round's routing ranks best are read, in ascending
   // order. For models whose numbers are less sure than their routing where numbers are long.
   uint64_t numbers_by_rank = kNever;
+  // With numbers_by_rank: of those, none from the first on that scores more than this below the one
+  // before it. Documents that belong together score alike.
+  float rank_gap_max = std::numeric_limits<float>::infinity();
   // Generate mode, rounds after the first: so many times its score in the round before is taken
   // from a document's score where documents are ranked, 0..1. What the question itself leads to was
   // ranked then; this round is about what the texts just read lead to.
   float route_news = 0;
+  // So many times its overlap of words (model/words.h) with the texts that route, the question and
+  // the newest ones read, is added to a document's score where documents are ranked, 0..1. Names
+  // that look alike route alike.
+  float route_words = 0;
   // With numbers_from_routing: taken from the logit of ending retrieval where a list could begin,
   // so that a model in doubt reads on, 0..100.
   float retrieval_end_penalty = 0;
@@ -158,7 +165,9 @@ class Templates {
   int route_when_declined() const { return strings_.route_when_declined; }
   int numbers_from_routing() const { return strings_.numbers_from_routing; }
   uint64_t numbers_by_rank() const { return strings_.numbers_by_rank; }
+  float rank_gap_max() const { return strings_.rank_gap_max; }
   float route_news() const { return strings_.route_news; }
+  float route_words() const { return strings_.route_words; }
   float retrieval_end_penalty() const { return strings_.retrieval_end_penalty; }
   // Null unless numbers_from_routing.
   const NumberListGrammar* number_lists() const {

@@ -49,32 +49,34 @@ from msa.batch import Prompt, PromptWriter, load_natural
 from msa.model import Documents, Memory, MsaTrainer, Queries, merge
 from msa.number_list import NumberList
 from msa.reference import Templates, load_weights
+from msa.words import overlaps, words
 from msa.world import LISTS, UNKNOWN, Question, World
 
 ROUNDS_MAX = 4
 NUMBERS_MAX, ANSWER_MAX = 40, 40  # generated tokens
 DOCUMENTS_PER_ROUND = 16
 # What templates.json may say about retrieval: lists of numbers free, of any routed documents or of the best ones, or standing
-# for as many of the best; what later rounds take off what scored before; how many of the best routed documents are read besides
-# those asked for (and when none is asked for), at once or last; how many when the answer declines; and what is taken
-# from the logit of ending retrieval.
+# for as many of the best (down to a gap between scores); what later rounds take off what scored before, and what words in
+# common add; how many of the best routed documents are read besides those asked for (and when none is asked for), at once
+# or last; how many when the answer declines; and what is taken from the logit of ending retrieval.
 def setting(lists: bool | int, besides: int, last: bool = False, declined: int = 0, penalty: float = 0, rank: bool = False,
-            news: float = 0) -> tuple[str, dict]:
+            news: float = 0, words: float = 0, gap: float | None = None) -> tuple[str, dict]:
     """Its name, and the keys of templates.json."""
     name = "free" if lists is False else "any routed" if lists is True else f"best {lists}"
-    name += " by rank" * rank + f", news {news:g}" * (news > 0)
+    name += " by rank" * rank + (f" within {gap:g}" if gap is not None else "")
+    name += f", news {news:g}" * (news > 0) + f", words {words:g}" * (words > 0)
     name += f", {besides} besides" + " last" * last
     name += f", {declined} when declined" * (declined > 0) + f", {penalty} off ending" * (penalty > 0)
-    return name, {"numbers_from_routing": lists, "numbers_by_rank": rank, "route_news": news, "route_besides": besides,
-                  "route_besides_last": last, "route_when_none": max(1, besides), "route_when_declined": declined,
-                  "retrieval_end_penalty": penalty}
+    return name, {"numbers_from_routing": lists, "numbers_by_rank": rank, "route_news": news, "route_words": words,
+                  "route_besides": besides, "route_besides_last": last, "route_when_none": max(1, besides), "route_when_declined": declined,
+                  "retrieval_end_penalty": penalty, "rank_gap_max": gap}
 
 
 SETTINGS = dict([
-    setting(True, 1, last=True, rank=True, news=0.7), setting(1, 1, last=True, news=0.7), setting(1, 1, last=True), setting(True, 1),
-    setting(True, 1, news=0.7), setting(True, 1, last=True, rank=True), setting(True, 1, last=True, rank=True, news=1),
-    setting(True, 1, rank=True, news=0.7), setting(3, 1, last=True, news=0.7), setting(1, 2, last=True, news=0.7),
-    setting(True, 0), setting(False, 0)])
+    setting(True, 1, last=True, rank=True, gap=0.05, news=0.7, words=0.25), setting(True, 1, news=0.7, words=0.25),
+    setting(True, 1, last=True, rank=True, news=0.7, words=0.25), setting(1, 1, last=True, news=0.7, words=0.25),
+    setting(True, 1, last=True, rank=True, news=0.7), setting(True, 1, news=0.7),
+    setting(1, 1, last=True), setting(True, 1), setting(True, 0), setting(False, 0)])
 
 
 def normalise(text: str) -> list[str]:
@@ -170,6 +172,7 @@ class Asker:
         self.model, self.t, self.bank, self.batch = model, templates, bank, batch
         self.writer = PromptWriter(templates)
         self.special = templates.special
+        self.words_of: dict[int, frozenset[str]] = {}
         self.configure()
 
     def configure(self) -> None:
@@ -184,7 +187,10 @@ class Asker:
         self.listed = templates.strings.get("numbers_from_routing", False)
         self.lists = NumberList(templates) if self.listed else None
         self.by_rank = self._large("numbers_by_rank")
+        gap = templates.strings.get("rank_gap_max")
+        self.gap = math.inf if gap is None else gap
         self.news = float(templates.strings.get("route_news", 0))
+        self.words = float(templates.strings.get("route_words", 0))
 
     def _large(self, key: str) -> bool:
         """Whether the memory is large enough for a key that is true, false or a number of documents."""
@@ -218,24 +224,44 @@ class Asker:
         logits = self.model.logits(x[last])
         return (logits, chosen, scores) if scores_too else (logits, chosen)
 
-    def ranked(self, prompts: list[Prompt], before: list[torch.Tensor] | None = None) -> tuple[list[list[int]], list[torch.Tensor]]:
-        """The best sixteen documents of each prompt, the layers fused as the engine does it: a document that a
-        layer did not choose counts with the last score that it did. And what each layer chose. `before` holds each
-        prompt's scores in the round before, empty at first, and gets those of this one (route_news)."""
+    def ranked(self, prompts: list[Prompt], before: list[torch.Tensor] | None = None) -> tuple[list[dict[int, float]], list[torch.Tensor]]:
+        """The best sixteen documents of each prompt with their scores, best first; the layers fused as the engine does it: a document that a
+        layer did not choose counts with the last score that it did, what was routed to gains by its words (route_words).
+        And what each layer chose. `before` holds each prompt's scores in the round before, empty at first, and gets
+        those of this one (route_news)."""
         best, chosen = [], []
         for at in range(0, len(prompts), self.batch):
             _, layers, scores = self._forward(prompts[at : at + self.batch], None, scores_too=True)
             last = [s.gather(1, c[:, -1:]) for s, c in zip(scores, layers)]
             fused = sum(map(torch.maximum, scores, last)) / len(scores)
+            listed = torch.stack([s >= least for s, least in zip(scores, last)]).any(0)
             if self.news and before is not None:
                 former = before[at : at + self.batch]
                 before[at : at + self.batch] = list(fused)
                 if former[0].numel():
-                    listed = torch.stack([s >= least for s, least in zip(scores, last)]).any(0)
                     fused = (fused - self.news * torch.stack(former)).masked_fill(~listed, -math.inf)
-            best += fused.topk(min(16, fused.shape[1]), dim=1).indices.tolist()
+            if self.words:
+                fused = fused.clone()  # `before` keeps what it was
+                for i, prompt in enumerate(prompts[at : at + self.batch]):
+                    rows = listed[i].nonzero().flatten()
+                    held = overlaps(words("\n".join(prompt.routing)), [self._words(p) for p in rows.tolist()])
+                    fused[i, rows] += self.words * torch.tensor(held).to(fused)
+            top = fused.topk(min(16, fused.shape[1]), dim=1)
+            for positions, values in zip(top.indices.tolist(), top.values.tolist()):
+                best.append({self.bank.order[p]: score for p, score in zip(positions, values)})
             chosen.append(layers)
-        return [[self.bank.order[p] for p in row] for row in best], [torch.cat(layer) for layer in zip(*chosen)]
+        return best, [torch.cat(layer) for layer in zip(*chosen)]
+
+    def _close(self, documents: list[int], scores: dict[int, float]) -> list[int]:
+        """Those before the first that scores more than rank_gap_max below the one before it."""
+        gaps = (scores[a] - scores[b] for a, b in itertools.pairwise(documents))
+        return documents[: 1 + sum(1 for _ in itertools.takewhile(lambda g: g <= self.gap, gaps))]
+
+    def _words(self, position: int) -> frozenset[str]:
+        document = self.bank.order[position]
+        if document not in self.words_of:
+            self.words_of[document] = words(self.bank.texts[document])
+        return self.words_of[document]
 
     def generate(self, prompts: list[Prompt], chosen: list[torch.Tensor], limit: int, stops: set[int],
                  choices: list | None = None) -> list[list[int]]:
@@ -300,7 +326,9 @@ class Asker:
                 new: list[int] = []
                 more = 0
                 if numbers_end in out and numbers:
-                    new = sorted([d for d in best if d not in read][: len(numbers)]) if self.by_rank else numbers
+                    new = numbers
+                    if self.by_rank:
+                        new = sorted(self._close([d for d in best if d not in read][: len(numbers)], best))
                     new = [d for d in new if 0 <= d < len(self.bank.texts)][:DOCUMENTS_PER_ROUND]
                     more = self.besides if append_text else 0
                 if not new and not more and turn == 0:
@@ -340,7 +368,7 @@ class Asker:
                     said[i] = reply
         return list(zip(said, fetched))
 
-    def _answer(self, questions: list[str], prompts: list[Prompt], stop: int) -> tuple[list[str], list[list[int]]]:
+    def _answer(self, questions: list[str], prompts: list[Prompt], stop: int) -> tuple[list[str], list[dict[int, float]]]:
         """What is said after the prompts, which stay as they are, and the documents that they rank best."""
         ranked, chosen = self.ranked(prompts)
         before = [len(p.tokens) for p in prompts]
@@ -358,6 +386,7 @@ class Asker:
 
     def _read(self, p: Prompt, question: str, documents: list[int], append_text: bool) -> None:
         p.role0 = [r and j < self._question_length(question) for j, r in enumerate(p.role0)]
+        del p.routing[1:]
         if append_text:
             self.writer.texts(p, [(d + 1, self.bank.texts[d]) for d in documents], newest=True)
 
@@ -393,7 +422,7 @@ class Asker:
 
     def route(self, questions: list[str], k: int) -> list[list[int]]:
         ranked, _ = self.ranked([self.writer.question(q) for q in questions])
-        return [row[:k] for row in ranked]
+        return [list(row)[:k] for row in ranked]
 
 
 def held_out(seed: int, n: int, natural: list[dict]) -> tuple[list[str], dict[str, list[Question]]]:

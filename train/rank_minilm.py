@@ -5,7 +5,8 @@
         --tokens 16384 65536 262144 --out minilm.json
 
 Writes {tokens: {kind: {question: [document, ...]}}} for the memories that `evaluate.py --stages curve`
-builds of the same seed, and prints recall. Mean pooling and cosine, as the model's card says.
+builds of the same seed, and recall; of memories beyond --ranks-up-to recall only. Mean pooling and cosine, as
+the model's card says. What --out holds of other sizes stays.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=Path("models/default/tokenizer.json"), help="counts the memory's tokens")
     parser.add_argument("--natural", type=Path, required=True)
     parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 65536, 262144])
+    parser.add_argument("--ranks-up-to", type=int, default=65536, help="tokens")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model, natural = MiniLm(args.minilm), load_natural(args.natural, evaluation=True)
     templates = Templates(args.tokenizer, TEMPLATES)
-    out: dict = {}
+    out: dict = json.loads(args.out.read_text()) if args.out.exists() else {}
     known: dict[str, torch.Tensor] = {}
     for size in args.tokens:
         began = time.time()
@@ -68,7 +70,8 @@ def main() -> None:
                 continue
             scores = torch.stack([known[q.text] for q in questions]) @ documents.T
             ranked = scores.topk(min(16, len(texts)), dim=1).indices.tolist()
-            out[str(size)][kind] = {q.text: row for q, row in zip(questions, ranked)}
+            if size <= args.ranks_up_to:
+                out[str(size)][kind] = {q.text: row for q, row in zip(questions, ranked)}
             out[str(size)]["recall"][kind] = {k: recall(ranked, questions, k) for k in (1, 5, 16)}
         print(size, len(texts), json.dumps(out[str(size)]["recall"]), f"{time.time() - began:.0f} s", flush=True)
         args.out.write_text(json.dumps(out) + "\n")

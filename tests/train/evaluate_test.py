@@ -52,7 +52,7 @@ class NewsTest(unittest.TestCase):
                 asker.ranked(first, before)
                 former = before[0]
                 ranked, _ = asker.ranked(second, before)
-                scores[share] = ranked[0], former, before[0]
+                scores[share] = list(ranked[0]), former, before[0]
         self.assertEqual(scores[0.0][1].numel(), 0)  # nothing is kept where nothing is taken off
         ranked, former, now = scores[0.7]
         expected = sorted(range(len(texts)), key=lambda p: -(now[p] - 0.7 * former[p]).item())

@@ -60,7 +60,9 @@ TEMPLATES = {
     "route_when_none": 1,
     "numbers_from_routing": True,
     "numbers_by_rank": 5000,
+    "rank_gap_max": 0.05,
     "route_news": 0.7,
+    "route_words": 0.25,
     "route_besides": 1,
     "route_besides_last": 5000,
 }
@@ -126,6 +128,7 @@ class Prompt:
         self.tokens: list[int] = []
         self.role0: list[bool] = []
         self.labelled: list[float] = []
+        self.routing: list[str] = []  # the texts of role 0
 
     def add(self, tokens: list[int], role0: bool = False, label: float = 0) -> "Prompt":
         self.tokens += tokens
@@ -142,6 +145,7 @@ class PromptWriter:
 
     def question(self, question: str) -> Prompt:
         p = Prompt().add(self.t.encode(self.s["question"], question=question), role0=True)
+        p.routing = [question]
         return p.add(self.t.encode(self.s["tail"])).add(self.t.encode(self.s["response_head"]))
 
     def numbers(self, p: Prompt, numbers: list[int], label: bool) -> Prompt:
@@ -151,6 +155,7 @@ class PromptWriter:
     def texts(self, p: Prompt, documents: list[tuple[int, str]], newest: bool) -> Prompt:
         for number, text in documents:
             p.add(self.t.encode(self.s["appended_document"], number=number, text=text), role0=newest)
+            p.routing += [text] * newest
         return p.add(self.t.encode(self.s["appended_end"]))
 
     def answer(self, p: Prompt, question: str, answer: str | None) -> Prompt:
