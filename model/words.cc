@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <set>
+#include <unordered_map>
 #include <utility>
 
 namespace msadb::model {
@@ -66,6 +66,11 @@ void ForEachWord(std::string_view text, Function on_word) {
   end_word();
 }
 
+struct Hash {
+  using is_transparent = void;
+  size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
+};
+
 }  // namespace
 
 std::vector<std::string> Words(std::string_view text) {
@@ -75,7 +80,8 @@ std::vector<std::string> Words(std::string_view text) {
 }
 
 std::vector<float> WordOverlaps(std::string_view asked, std::span<const std::string> texts) {
-  std::map<std::string, size_t, std::less<>> words;  // the asked ones, and an index
+  std::unordered_map<std::string, size_t, Hash, std::equal_to<>>
+      words;  // the asked ones, and an index
   ForEachWord(asked,
               [&](std::string_view word) { words.try_emplace(std::string(word), words.size()); });
   std::vector<std::set<size_t>> held(texts.size());  // of each text, indices

@@ -178,8 +178,9 @@ def main() -> None:
         kinds = list(settings[0]["exact"])
         parts += ["## Which retrieval settings\n", "Exact answers in percent, on another seed than all that follows. A list names "
                   "whatever the model writes (`free`), any document that some layer chose (`any routed`) or one of the N that routing ranks "
-                  "best. `besides`: how many of the best routed documents are read besides those that the model asks for; `last`: "
-                  "shown only when it answers.\n",
+                  "best. `by rank`: it stands for as many of the best; `within`: down to the first gap of more than that between two scores. "
+                  "`news`, `words`: route_news, route_words. `besides`: how many of the best ranked documents are read besides those that the "
+                  "model asks for; `last`: shown only when it answers.\n",
                   table(["lists, read besides", *kinds, "mean"], [[r["name"], *(r["exact"][k] for k in kinds), r["mean"]] for r in settings])]
     if log := load(args.raw, "log.jsonl"):
         (args.out / "training.svg").write_text(training_picture(log))
@@ -187,7 +188,8 @@ def main() -> None:
     if curve := load(args.raw, "curve.json"):
         text, picture = curve_part(curve, load(args.raw, "minilm.json"))
         (args.out / "memory-size.svg").write_text(picture)
-        parts += ["## Routing and answers as memory grows\n", "Recall is of all documents of the first retrieval step, in percent.\n", text,
+        parts += ["## Routing and answers as memory grows\n", "Recall is of all documents of the first retrieval step, in percent; of the "
+                  "second step once those of the first were read, and what is read besides.\n", text,
                   "![Recall and answers by memory size](memory-size.svg)\n"]
         others = [json.loads(path.read_text()) for path in sorted(args.raw.glob("curve-*.json"))]
         if loss := loss_part([curve, *others]):
