@@ -102,8 +102,7 @@ class Answering {
       }
       if (!appended && round == 1) {
         const auto wanted = static_cast<size_t>(templates_.route_when_none());
-        MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(wanted, {}));
-        MSADB_ASSIGN_OR_RETURN(appended, AppendListed(best));
+        MSADB_ASSIGN_OR_RETURN(appended, AppendBestRouted(wanted));
       }
       if (!appended) break;
       readings_.push_back({this_round().appended, std::move(besides)});
@@ -148,8 +147,7 @@ class Answering {
   // where another answer starts. False when nothing fits any more.
   Result<bool> ReadMore() {
     const auto wanted = static_cast<size_t>(templates_.route_when_declined());
-    MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(wanted, {}));
-    MSADB_ASSIGN_OR_RETURN(const bool appended, AppendListed(best));
+    MSADB_ASSIGN_OR_RETURN(const bool appended, AppendBestRouted(wanted));
     if (!appended) return false;
     MSADB_RETURN_IF_ERROR(StartRound());
     std::vector<int32_t> tokens = templates_.retrieval_end();
@@ -186,8 +184,7 @@ class Answering {
     prompt_.clear();
     prompt_.push_back({TokenRole::kTemplate, std::move(head)});
     if (!numbers.empty()) {
-      std::string read;
-      MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers, &read));
+      MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
       prompt_.push_back(std::move(texts));
     }
     prompt_.push_back({TokenRole::kQuery, std::move(tail)});
@@ -274,11 +271,9 @@ class Answering {
   Result<bool> AppendTexts(const std::vector<DocumentNumber>& numbers) {
     const size_t end_tokens = templates_.appended_end().size();
     reserved_tokens_ += end_tokens;
-    std::string read;
-    MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers, &read));
+    MSADB_ASSIGN_OR_RETURN(PromptPart texts, ReadTexts(numbers));
     reserved_tokens_ -= end_tokens;
     if (texts.tokens.empty()) return false;
-    newest_texts_ = std::move(read);
     // Role 0 covers the question and the newest texts: those of earlier rounds route no more.
     for (size_t i = 1; i < prompt_.size(); ++i) {
       if (prompt_[i].role == TokenRole::kQuery) prompt_[i].role = TokenRole::kGenerated;
@@ -394,12 +389,19 @@ class Answering {
     return appended;
   }
 
-  // The filled-in texts of documents, and notes them as appended in this round. `read` gains the
-  // texts as they are, a line each.
-  Result<PromptPart> ReadTexts(const std::vector<DocumentNumber>& numbers, std::string* read) {
+  // The same with the `count` documents that this round's routing ranks best of what is unread.
+  Result<bool> AppendBestRouted(size_t count) {
+    MSADB_ASSIGN_OR_RETURN(const std::vector<DocumentNumber> best, BestRouted(count, {}));
+    return AppendListed(best);
+  }
+
+  // The filled-in texts of documents, and notes them as appended in this round. They are the newest
+  // texts then, if there are any.
+  Result<PromptPart> ReadTexts(const std::vector<DocumentNumber>& numbers) {
     PromptPart texts{TokenRole::kQuery, {}};
     const auto tokens_max = static_cast<size_t>(std::max(options_.retrieved_text_tokens_max, 0));
     const size_t read_before = read_.size();
+    std::string newest;
     for (DocumentNumber number : numbers) {
       if (read_.size() - read_before >= static_cast<size_t>(options_.documents_per_round_max))
         break;
@@ -414,8 +416,9 @@ class Answering {
       texts.tokens.insert(texts.tokens.end(), tokens.begin(), tokens.end());
       this_round().appended.push_back(number);
       read_.push_back(number);
-      read->append(*text).push_back('\n');
+      newest.append(*text).push_back('\n');
     }
+    if (!newest.empty()) newest_texts_ = std::move(newest);
     return texts;
   }
 

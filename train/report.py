@@ -158,13 +158,10 @@ def main() -> None:
         if source.suffix == ".json":
             text = json.dumps(trimmed(json.loads(text)), indent=1, ensure_ascii=False) + "\n"
         (args.raw / source.name).write_text(text)
-    for folder in sorted(args.trim.glob("*-auxiliary-loss")) if args.trim else ():
+    for folder in sorted([*args.trim.glob("*-auxiliary-loss"), *args.trim.glob("seed-*")]) if args.trim else ():
         if (folder / "curve.json").exists():
             text = json.dumps(trimmed(load(folder, "curve.json")), indent=1, ensure_ascii=False) + "\n"
-            (args.raw / f"{folder.name}.json").write_text(text)
-    for folder in sorted(args.trim.glob("seed-*")) if args.trim else ():
-        text = json.dumps(trimmed(load(folder, "curve.json")), indent=1, ensure_ascii=False) + "\n"
-        (args.raw / f"curve-{folder.name.removeprefix('seed-')}.json").write_text(text)
+            (args.raw / f"{folder.name.replace('seed-', 'curve-')}.json").write_text(text)
     if args.trim and (args.trim / "shared.json").exists():
         rows = alone_rows(load(args.trim, "shared.json"), load(args.trim, "curve.json"))
         (args.raw / "alone.json").write_text(json.dumps(rows, indent=1) + "\n")
